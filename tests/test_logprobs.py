@@ -117,7 +117,9 @@ def test_from_hidden_equals_all_logits_at_once(chunk_size, with_bias):
     inputs = [hidden, weight, *([bias] if with_bias else [])]
     logits = hidden @ weight.T + (bias if with_bias else 0)
     logps, entropy = token_logps(logits, labels, 0.7)
-    expected = TokenStats(logps * mask, entropy * mask, (logits.argmax(-1) == labels) & mask.bool(), logits.mean(-1) * mask)
+    expected = TokenStats(
+        logps * mask, entropy * mask, (logits.argmax(-1) == labels) & mask.bool(), logits.mean(-1) * mask
+    )
 
     stats = token_stats_from_hidden(hidden, weight, labels, mask, 0.7, chunk_size, bias)
     for ours, theirs in zip(stats, expected):
@@ -169,7 +171,9 @@ def test_never_more_than_a_chunk_of_logits_is_saved(monkeypatch):
 
     monkeypatch.setattr(logprobs, "MAX_LOGITS_PER_CHUNK", 22)
     calls = []
-    monkeypatch.setattr(logprobs, "_row_stats", lambda rows, *a, f=logprobs._row_stats: calls.append(len(rows)) or f(rows, *a))
+    monkeypatch.setattr(
+        logprobs, "_row_stats", lambda rows, *a, f=logprobs._row_stats: calls.append(len(rows)) or f(rows, *a)
+    )
     token_stats_from_hidden(hidden, weight, labels, mask)
     assert calls == [2, 2, 2, 2]
 

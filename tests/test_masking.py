@@ -126,7 +126,7 @@ def test_agrees_with_the_list_of_real_tokens(rows):
     count, total, total_sq = masked_moments(x, mask)
     assert count.item() == len(real)
     assert math.isclose(masked_mean(x, mask).item(), real.mean().item() if len(real) else 0.0, abs_tol=1e-4)
-    mean, var = mean_and_variance(count, total, total_sq)
+    _, var = mean_and_variance(count, total, total_sq)
     if len(real):
         assert math.isclose(var.item(), real.var(correction=0).item(), rel_tol=1e-9, abs_tol=1e-9)
     white = whitened(x, mask)
@@ -153,6 +153,9 @@ def test_additive_over_splits(rows, cut):
 @settings(max_examples=30, deadline=None)
 def test_independent_of_padding(rows, extra):
     x, mask = ragged(rows)
-    wide, wide_mask = torch.nn.functional.pad(x, (extra, extra), value=1e9), torch.nn.functional.pad(mask, (extra, extra))
+    wide, wide_mask = (
+        torch.nn.functional.pad(x, (extra, extra), value=1e9),
+        torch.nn.functional.pad(mask, (extra, extra)),
+    )
     torch.testing.assert_close(whitened(wide, wide_mask)[wide_mask], whitened(x, mask)[mask])
     torch.testing.assert_close(masked_mean(wide, wide_mask), masked_mean(x, mask))
