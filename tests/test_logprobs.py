@@ -66,7 +66,7 @@ def test_agrees_with_torch_distributions_and_their_gradients():
     reference = torch.distributions.Categorical(logits=logits / 0.7)
     expected = (reference.log_prob(labels), reference.entropy())
     actual = token_logps(logits, labels, 0.7)
-    for ours, theirs in zip(actual, expected):
+    for ours, theirs in zip(actual, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
         (ours_grad,) = torch.autograd.grad(ours.sum(), logits, retain_graph=True)
         (theirs_grad,) = torch.autograd.grad(theirs.sum(), logits, retain_graph=True)
@@ -77,8 +77,10 @@ def test_ignored_label_is_zero_and_has_no_gradient():
     logits = torch.randn(2, 5, requires_grad=True)
     logps, entropy = token_logps(logits, torch.tensor([-100, 3]))
     (logps.sum() + entropy.sum()).backward()
-    assert logps[0] == 0 and entropy[0] == 0
-    assert logits.grad[0].abs().sum() == 0 and logits.grad[1].abs().sum() > 0
+    assert logps[0] == 0
+    assert entropy[0] == 0
+    assert logits.grad[0].abs().sum() == 0
+    assert logits.grad[1].abs().sum() > 0
 
 
 def test_forbidden_tokens_have_no_entropy_and_clean_gradients():
@@ -86,7 +88,8 @@ def test_forbidden_tokens_have_no_entropy_and_clean_gradients():
     logits = torch.tensor([[0.0, 0.0, -math.inf]], requires_grad=True)
     logps, entropy = token_logps(logits, torch.tensor([0]))
     (logps + entropy).sum().backward()
-    assert entropy.item() == pytest.approx(math.log(2)) and logits.grad.isfinite().all()
+    assert entropy.item() == pytest.approx(math.log(2))
+    assert logits.grad.isfinite().all()
 
 
 def test_extreme_logits():
@@ -94,7 +97,9 @@ def test_extreme_logits():
     logits = torch.tensor([[1e4, 0.0], [1e4, 0.0]], requires_grad=True)
     logps, entropy = token_logps(logits, torch.tensor([0, 1]))
     (logps + entropy).sum().backward()
-    assert logps.tolist() == [0.0, -1e4] and entropy.tolist() == [0.0, 0.0] and logits.grad.isfinite().all()
+    assert logps.tolist() == [0.0, -1e4]
+    assert entropy.tolist() == [0.0, 0.0]
+    assert logits.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -122,19 +127,20 @@ def test_from_hidden_equals_all_logits_at_once(chunk_size, with_bias):
     )
 
     stats = token_stats_from_hidden(hidden, weight, labels, mask, 0.7, chunk_size, bias)
-    for ours, theirs in zip(stats, expected):
+    for ours, theirs in zip(stats, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
     upstream = torch.randn(2, 3, 5, dtype=torch.float64)
     actual_grads = torch.autograd.grad((torch.stack(stats[:2]) * upstream).sum(), inputs)
     expected_grads = torch.autograd.grad((torch.stack(expected[:2]) * upstream).sum(), inputs)
-    for ours, theirs in zip(actual_grads, expected_grads):
+    for ours, theirs in zip(actual_grads, expected_grads, strict=True):
         torch.testing.assert_close(ours, theirs)
-    assert not stats.mean_logits.requires_grad and stats.is_top1.dtype == torch.bool
+    assert not stats.mean_logits.requires_grad
+    assert stats.is_top1.dtype == torch.bool
 
 
 def test_logps_from_hidden_are_the_first_two_stats():
     batch = make_batch()
-    for pair, stat in zip(token_logps_from_hidden(*batch, 0.7), token_stats_from_hidden(*batch, 0.7)):
+    for pair, stat in zip(token_logps_from_hidden(*batch, 0.7), token_stats_from_hidden(*batch, 0.7), strict=True):
         assert torch.equal(pair, stat)
 
 
@@ -145,10 +151,12 @@ def test_junk_in_masked_slots_changes_nothing(chunk_size):
     dirty_hidden = hidden.detach().masked_fill(~mask.bool().unsqueeze(-1), math.nan).requires_grad_()
     dirty_labels = labels.masked_fill(~mask.bool(), -100)
     dirty = token_stats_from_hidden(dirty_hidden, weight, dirty_labels, mask, chunk_size=chunk_size)
-    for a, b in zip(clean, dirty):
-        assert torch.equal(a, b) and (b[mask == 0] == 0).all()
+    for a, b in zip(clean, dirty, strict=True):
+        assert torch.equal(a, b)
+        assert (b[mask == 0] == 0).all()
     grads = torch.autograd.grad(dirty.logps.sum() + dirty.entropy.sum(), (dirty_hidden, weight))
-    assert all(g.isfinite().all() for g in grads) and grads[0][mask == 0].abs().sum() == 0
+    assert all(g.isfinite().all() for g in grads)
+    assert grads[0][mask == 0].abs().sum() == 0
 
 
 @pytest.mark.parametrize("chunk_size", [None, 2])
@@ -156,12 +164,14 @@ def test_all_masked_is_zero_and_still_reaches_every_parameter(chunk_size):
     hidden, weight, labels, mask = make_batch()
     stats = token_stats_from_hidden(hidden, weight, labels, torch.zeros_like(mask), chunk_size=chunk_size)
     (stats.logps.sum() + stats.entropy.sum()).backward()
-    assert all(s.abs().sum() == 0 for s in (stats.logps, stats.entropy, stats.mean_logits)) and not stats.is_top1.any()
-    assert hidden.grad.abs().sum() == 0 and weight.grad.abs().sum() == 0
+    assert all(s.abs().sum() == 0 for s in (stats.logps, stats.entropy, stats.mean_logits))
+    assert not stats.is_top1.any()
+    assert hidden.grad.abs().sum() == 0
+    assert weight.grad.abs().sum() == 0
 
 
 def test_never_more_than_a_chunk_of_logits_is_saved(monkeypatch):
-    """8 rows, 11 tokens, 2 rows a chunk: no tensor kept for the backward pass has a vocabulary dimension, and at most 22
+    """8 rows, 11 tokens, 2 rows a chunk: nothing kept for the backward pass has a vocabulary dimension; at most 22
     logits at once means 2 rows a chunk."""
     hidden, weight, labels, mask = make_batch()
     saved = []
@@ -188,7 +198,8 @@ def test_autocast_multiplies_in_bfloat16_and_sums_in_float32(chunk_size):
     torch.testing.assert_close(stats.logps, logps * mask)
     torch.testing.assert_close(stats.entropy, entropy * mask)
     stats.logps.sum().backward()
-    assert hidden.grad.dtype == torch.float32 and weight.grad.isfinite().all()
+    assert hidden.grad.dtype == torch.float32
+    assert weight.grad.isfinite().all()
 
 
 @given(st.integers(0, 2**31), st.integers(1, 4), st.integers(1, 4), st.integers(1, 5), st.integers(0, 3))
@@ -210,5 +221,5 @@ def test_independent_of_padding_and_batch(seed, batch, length, chunk_size, extra
     )
     for row in range(batch):
         alone = token_stats_from_hidden(hidden[row : row + 1], weight, labels[row : row + 1], mask[row : row + 1])
-        for a, b in zip(alone, wide):
+        for a, b in zip(alone, wide, strict=True):
             torch.testing.assert_close(a[0], b[row, extra : extra + length])

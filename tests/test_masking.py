@@ -56,7 +56,8 @@ def test_nothing_to_average_is_zero_with_a_gradient():
     none = torch.zeros(2, 3)
     loss = masked_mean(x, none) + masked_sum(x, none, 0)
     loss.backward()
-    assert loss.item() == 0 and x.grad.abs().sum() == 0
+    assert loss.item() == 0
+    assert x.grad.abs().sum() == 0
     assert [m.item() for m in mean_and_variance(*masked_moments(x, none))] == [0, 0]
     assert whitened(x.detach(), none).tolist() == none.tolist()
 
@@ -115,7 +116,8 @@ def test_variance_survives_a_large_mean():
 def test_half_precision_sums_in_float32(dtype):
     """5000 halves sum to 2500; adding them up in bfloat16 stalls at 128."""
     total = masked_sum(torch.full((5000,), 0.5, dtype=dtype), torch.ones(5000), 1)
-    assert total.dtype == torch.float32 and total.item() == 2500
+    assert total.dtype == torch.float32
+    assert total.item() == 2500
 
 
 @given(rows)
@@ -130,9 +132,11 @@ def test_agrees_with_the_list_of_real_tokens(rows):
     if len(real):
         assert math.isclose(var.item(), real.var(correction=0).item(), rel_tol=1e-9, abs_tol=1e-9)
     white = whitened(x, mask)
-    assert (white[~mask] == 0).all() and white.isfinite().all()
+    assert (white[~mask] == 0).all()
+    assert white.isfinite().all()
     if var > 1e-3:
-        assert white[mask].mean().abs() < 1e-3 and abs(white[mask].var(correction=0) - 1) < 1e-3
+        assert white[mask].mean().abs() < 1e-3
+        assert abs(white[mask].var(correction=0) - 1) < 1e-3
 
 
 @given(rows, st.integers(0, 5))
@@ -145,7 +149,9 @@ def test_additive_over_splits(rows, cut):
     num_items = mask.sum()
     whole = masked_sum(x, mask, num_items)
     torch.testing.assert_close(sum(masked_sum(a, m, num_items) for a, m in parts), whole, atol=1e-4, rtol=1e-5)
-    for split, joint in zip(zip(*(masked_moments(a, m) for a, m in parts)), masked_moments(x, mask)):
+    for split, joint in zip(
+        zip(*(masked_moments(a, m) for a, m in parts), strict=True), masked_moments(x, mask), strict=True
+    ):
         torch.testing.assert_close(sum(split), joint)
 
 

@@ -1,4 +1,4 @@
-"""Token cross-entropy: every pretraining and finetuning objective of the course, labels deciding which tokens count."""
+"""Token cross-entropy: every pretraining and finetuning objective here, labels deciding which tokens count."""
 
 import torch.nn.functional as F
 from torch import Tensor

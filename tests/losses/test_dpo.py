@@ -30,16 +30,18 @@ def check_dpo(loss):
     β = 0.1 and a log-ratio of 10 log 3: σ(log 3) = ¾; with ε = 0.1 L = -0.9 log ¾ - 0.1 log ¼."""
     losses, chosen, rejected = loss(*PAIRS, beta=0.5)
     torch.testing.assert_close(losses, torch.tensor([math.log1p(math.exp(-3)), math.log1p(math.exp(3)), math.log(2)]))
-    assert chosen.tolist() == [2.0, -0.5, 0.0] and rejected.tolist() == [-1.0, 2.5, 0.0]
+    assert chosen.tolist() == [2.0, -0.5, 0.0]
+    assert rejected.tolist() == [-1.0, 2.5, 0.0]
     smooth = -0.9 * math.log(0.75) - 0.1 * math.log(0.25)
     torch.testing.assert_close(loss(*LOG3_PAIR, beta=0.1, label_smoothing=0.1)[0], torch.tensor([smooth]))
 
 
 def check_ipo(loss):
-    """β = ½: target 1/(2β) = 1. Log-ratio differences 6, -6, 0: 25, 49, 1. ε = ¼ and difference 6: ¾ 25 + ¼ 49 = 31."""
+    """β = ½: target 1/(2β) = 1. Log-ratio differences 6, -6, 0: 25, 49, 1. ε = ¼, difference 6: ¾ 25 + ¼ 49 = 31."""
     losses, chosen, rejected = loss(*PAIRS, beta=0.5)
     torch.testing.assert_close(losses, torch.tensor([25.0, 49.0, 1.0]))
-    assert chosen.tolist() == [2.0, -0.5, 0.0] and rejected.tolist() == [-1.0, 2.5, 0.0]
+    assert chosen.tolist() == [2.0, -0.5, 0.0]
+    assert rejected.tolist() == [-1.0, 2.5, 0.0]
     torch.testing.assert_close(loss(*PAIRS, beta=0.5, label_smoothing=0.25)[0], torch.tensor([31.0, 43.0, 1.0]))
 
 
@@ -47,7 +49,8 @@ def check_hinge(loss):
     """β = ½: margins 3, -3, 0: 0, 4, 1. ε = ¼: ¼ · 4 = 1, ¾ · 4 = 3, 1."""
     losses, chosen, rejected = loss(*PAIRS, beta=0.5)
     assert losses.tolist() == [0.0, 4.0, 1.0]
-    assert chosen.tolist() == [2.0, -0.5, 0.0] and rejected.tolist() == [-1.0, 2.5, 0.0]
+    assert chosen.tolist() == [2.0, -0.5, 0.0]
+    assert rejected.tolist() == [-1.0, 2.5, 0.0]
     assert loss(*PAIRS, beta=0.5, label_smoothing=0.25)[0].tolist() == [1.0, 3.0, 1.0]
 
 
@@ -57,7 +60,8 @@ def check_robust(loss):
     torch.testing.assert_close(loss(*LOG3_PAIR, beta=0.1, label_smoothing=0.1)[0], torch.tensor([expected]))
     losses, chosen, rejected = loss(*PAIRS, beta=0.5, label_smoothing=0.1)
     assert losses[2].item() == pytest.approx(math.log(2))
-    assert chosen.tolist() == [2.0, -0.5, 0.0] and rejected.tolist() == [-1.0, 2.5, 0.0]
+    assert chosen.tolist() == [2.0, -0.5, 0.0]
+    assert rejected.tolist() == [-1.0, 2.5, 0.0]
 
 
 CHECKS = {dpo_loss: check_dpo, ipo_loss: check_ipo, hinge_preference_loss: check_hinge, robust_dpo_loss: check_robust}
@@ -168,8 +172,10 @@ def test_gradient_raises_chosen_and_lowers_rejected(loss):
     pairs = [torch.full((2,), -5.0, requires_grad=True) for _ in range(4)]
     losses, chosen, rejected = loss(*pairs, beta=0.1)
     losses.sum().backward()
-    assert (pairs[0].grad < 0).all() and torch.equal(pairs[0].grad, -pairs[1].grad)
-    assert not chosen.requires_grad and not rejected.requires_grad
+    assert (pairs[0].grad < 0).all()
+    assert torch.equal(pairs[0].grad, -pairs[1].grad)
+    assert not chosen.requires_grad
+    assert not rejected.requires_grad
     if loss is dpo_loss:
         torch.testing.assert_close(pairs[0].grad, torch.full((2,), -0.05))
 
@@ -214,7 +220,8 @@ def test_differences_of_ten_thousand(loss, difference):
     pairs = [torch.tensor([x], requires_grad=True) for x in (difference, 0.0, 0.0, 0.0)]
     losses, chosen, _ = loss(*pairs, beta=0.1, label_smoothing=0.1)
     losses.sum().backward()
-    assert losses.isfinite().all() and pairs[0].grad.isfinite().all()
+    assert losses.isfinite().all()
+    assert pairs[0].grad.isfinite().all()
     assert chosen.item() == pytest.approx(difference * 0.1)
 
 
@@ -223,9 +230,10 @@ def test_differences_of_ten_thousand(loss, difference):
 def test_half_precision_is_computed_in_float32(loss, dtype):
     pairs = (-300 * torch.rand(4, 20)).to(dtype)
     for half, full in zip(
-        loss(*pairs, beta=0.3, label_smoothing=0.1), loss(*pairs.float(), beta=0.3, label_smoothing=0.1)
+        loss(*pairs, beta=0.3, label_smoothing=0.1), loss(*pairs.float(), beta=0.3, label_smoothing=0.1), strict=True
     ):
-        assert half.dtype == torch.float32 and torch.equal(half, full)
+        assert half.dtype == torch.float32
+        assert torch.equal(half, full)
     tokens = torch.randint(1, 9, (2, 20))
     assert torch.equal(ipo_mean_loss(*pairs, *tokens)[0], ipo_mean_loss(*pairs.float(), *tokens)[0])
 
@@ -233,6 +241,6 @@ def test_half_precision_is_computed_in_float32(loss, dtype):
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda f: f.__name__)
 def test_splits(loss):
     pairs = torch.randn(4, 7)
-    halves = zip(loss(*pairs[:, :3]), loss(*pairs[:, 3:]))
-    for split, whole in zip(halves, loss(*pairs)):
+    halves = zip(loss(*pairs[:, :3]), loss(*pairs[:, 3:]), strict=True)
+    for split, whole in zip(halves, loss(*pairs), strict=True):
         torch.testing.assert_close(torch.cat(split), whole)

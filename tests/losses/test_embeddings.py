@@ -64,4 +64,5 @@ def test_scores_of_ten_thousand(dtype):
     """c·o = -10⁴ costs 10⁴; c·n = 10⁴ as much again."""
     center, vector = torch.tensor([[100.0]], dtype=dtype), torch.tensor([[100.0]], dtype=dtype)
     loss = skip_gram_negative_sampling_loss(center, -vector, vector.unsqueeze(1))
-    assert loss.dtype == torch.float32 and loss.tolist() == [2e4]
+    assert loss.dtype == torch.float32
+    assert loss.tolist() == [2e4]

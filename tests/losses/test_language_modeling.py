@@ -65,7 +65,8 @@ def test_no_label_is_zero_with_a_gradient():
     for num_items in (None, 7):
         loss = language_modeling_loss(logits, torch.full((2, 3), -100), num_items)
         loss.backward()
-        assert loss.item() == 0 and logits.grad.abs().sum() == 0
+        assert loss.item() == 0
+        assert logits.grad.abs().sum() == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -81,7 +82,8 @@ def test_extreme_logits():
     logits = torch.tensor([[1e4, 0.0]], requires_grad=True)
     loss = language_modeling_loss(logits, torch.tensor([1]))
     loss.backward()
-    assert loss.item() == 1e4 and logits.grad.tolist() == [[1.0, -1.0]]
+    assert loss.item() == 1e4
+    assert logits.grad.tolist() == [[1.0, -1.0]]
 
 
 @given(st.integers(0, 2**31), st.integers(1, 5), st.integers(0, 5), st.integers(0, 4))

@@ -98,7 +98,7 @@ def test_wrong_leave_one_out_is_caught(wrong):
 def by_definition(rewards, values, gamma, lam):
     """A_t = Σ_l (γλ)^l δ_{t+l}, a double loop over plain lists."""
     following = [*values[1:], 0.0]
-    deltas = [r + gamma * n - v for r, n, v in zip(rewards, following, values)]
+    deltas = [r + gamma * n - v for r, n, v in zip(rewards, following, values, strict=True)]
     return [sum((gamma * lam) ** (u - t) * deltas[u] for u in range(t, len(deltas))) for t in range(len(deltas))]
 
 
@@ -117,7 +117,8 @@ def test_agrees_with_the_definition(seed, gamma, lam, extra):
         expected = by_definition(rewards[i, mask[i]].tolist(), values[i, mask[i]].tolist(), gamma, lam)
         torch.testing.assert_close(advantages[i, mask[i]], torch.tensor(expected, dtype=torch.float64))
         torch.testing.assert_close(returns[i, mask[i]], advantages[i, mask[i]] + values[i, mask[i]])
-    assert (advantages[~mask] == 0).all() and (returns[~mask] == 0).all()
+    assert (advantages[~mask] == 0).all()
+    assert (returns[~mask] == 0).all()
 
 
 def test_lambda_one_is_return_minus_value():
@@ -157,7 +158,8 @@ def test_half_precision_and_extremes(dtype):
     """Rewards of ±10⁴ over 20 tokens sum to 2 · 10⁵, past float16; (10⁴, -10⁴) leaves ±2 · 10⁴."""
     rewards = torch.full((1, 20), 1e4, dtype=dtype)
     returns = generalized_advantage_estimation(rewards, torch.zeros_like(rewards), torch.ones(1, 20), 1, 1)[1]
-    assert returns.dtype == torch.float32 and returns[0, 0].item() == 20 * rewards[0, 0].item()
+    assert returns.dtype == torch.float32
+    assert returns[0, 0].item() == 20 * rewards[0, 0].item()
     pair = torch.tensor([1e4, -1e4], dtype=dtype)
     assert leave_one_out_advantages(pair, 2).tolist() == [2 * pair[0].item(), -2 * pair[0].item()]
 

@@ -77,7 +77,8 @@ def test_full_kl_with_forbidden_tokens():
     ref_logits = torch.zeros(3)
     kl = kl_full(logits, ref_logits)
     kl.backward()
-    assert kl.item() == pytest.approx(math.log(1.5)) and logits.grad.isfinite().all()
+    assert kl.item() == pytest.approx(math.log(1.5))
+    assert logits.grad.isfinite().all()
     assert kl_full(logits.detach(), logits.detach()).item() == 0
 
 
@@ -86,10 +87,12 @@ def test_log_ratios_of_ten_thousand(difference):
     """k1 and k2 exactly, never clamped; k3 finite where exp(10⁴) is not; gradients finite."""
     logps = torch.tensor([difference], requires_grad=True)
     zero = torch.zeros(1)
-    assert kl_k1(logps, zero).item() == difference and kl_k2(logps, zero).item() == 5e7
+    assert kl_k1(logps, zero).item() == difference
+    assert kl_k2(logps, zero).item() == 5e7
     k3 = kl_k3(logps, zero)
     k3.sum().backward()
-    assert k3.isfinite().all() and logps.grad.isfinite().all()
+    assert k3.isfinite().all()
+    assert logps.grad.isfinite().all()
     assert difference < 0 or k3.item() == 1e4 - 1
 
 
@@ -102,7 +105,8 @@ def test_k3_is_accurate_near_zero():
 def test_half_precision_differences_are_taken_in_float32(dtype):
     a, b = torch.tensor([-100.5], dtype=dtype), torch.tensor([-0.125], dtype=dtype)
     for k in (kl_k1, kl_k2, kl_k3):
-        assert k(a, b).dtype == torch.float32 and torch.equal(k(a, b), k(a.float(), b.float()))
+        assert k(a, b).dtype == torch.float32
+        assert torch.equal(k(a, b), k(a.float(), b.float()))
     rewards = kl_penalized_rewards(torch.tensor([0.1], dtype=dtype), a[None], b[None], torch.ones(1, 1), 0.3)
     assert rewards.dtype == torch.float32
 
@@ -193,7 +197,8 @@ def check_rao_blackwell(function):
     loss = function(kl, logps, torch.tensor([[1, 1, 0, 1]]))
     loss.sum().backward()
     torch.testing.assert_close(loss, torch.tensor([-7.0]))
-    assert kl.grad.tolist() == [[1.0, 1.0, 0.0, 1.0]] and logps.grad.tolist() == [[6.0, 4.0, 0.0, 0.0]]
+    assert kl.grad.tolist() == [[1.0, 1.0, 0.0, 1.0]]
+    assert logps.grad.tolist() == [[6.0, 4.0, 0.0, 0.0]]
 
 
 def test_rao_blackwell_by_hand():
