@@ -1,0 +1,52 @@
+"""hfcourse: the whole life of a language model on the Hugging Face stack, in code you can read.
+
+Names are imported when they are first used: `import hfcourse` costs nothing, `hfcourse.losses` needs torch alone.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "hfcourse.losses": (
+        "best_of_k_loss",
+        "bradley_terry_loss",
+        "dpo_loss",
+        "hinge_preference_loss",
+        "ipo_loss",
+        "ipo_mean_loss",
+        "language_modeling_loss",
+        "ppo_policy_loss",
+        "ppo_value_loss",
+        "reinforce_loss",
+        "robust_dpo_loss",
+        "skip_gram_negative_sampling_loss",
+    ),
+    "hfcourse.rl": (
+        "generalized_advantage_estimation",
+        "kl_full",
+        "kl_k1",
+        "kl_k2",
+        "kl_k3",
+        "kl_penalized_rewards",
+        "leave_one_out_advantages",
+    ),
+    "hfcourse.trainers.causal_lm_trainer": ("CausalLMConfig", "CausalLMTrainer"),
+    "hfcourse.trainers.sft_trainer": ("SFTConfig", "SFTTrainer"),
+    "hfcourse.trainers.reward_trainer": ("RewardConfig", "RewardTrainer"),
+    "hfcourse.trainers.ppo_trainer": ("PPOConfig", "PPOTrainer"),
+    "hfcourse.trainers.dpo_trainer": ("DPOConfig", "DPOTrainer"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'hfcourse' has no attribute '{name}'")
+    return getattr(import_module(_MODULE_OF[name]), name)
+
+
+def __dir__():
+    return [*globals(), *__all__]

@@ -1,0 +1,76 @@
+"""Reward models: sequence classifiers with one label. How a prompt and its answer become one number."""
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hfcourse.errors import InputError
+
+
+def spare_pad_token(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A token to pad with that can never be the last token of an answer.
+
+    transformers reads the reward at the last token that is *not* the pad token, whatever the attention mask says.
+    Where padding is done with EOS, that is the token before the EOS, or before a whole run of them. Any other special
+    token does, for it never ends an answer.
+
+    Raises:
+        InputError: the tokenizer has no special token but EOS.
+    """
+    pad, eos = tokenizer.pad_token, tokenizer.eos_token
+    if pad is not None and pad != eos:
+        return pad
+    spare = [token for token in (tokenizer.unk_token, tokenizer.bos_token, *tokenizer.all_special_tokens) if token]
+    spare = [token for token in spare if token != eos]
+    if not spare:
+        raise InputError("pad_token: the tokenizer has none beside EOS; add one with add_special_tokens, then resize")
+    return spare[0]
+
+
+def render(tokenizer: PreTrainedTokenizerBase, prompt, completion, finished: bool) -> str:
+    """The text that is scored, as in training: an EOS (or the template's end of turn) only where the answer ended."""
+    if isinstance(prompt, list):
+        return tokenizer.apply_chat_template(prompt + completion, tokenize=False, continue_final_message=not finished)
+    ends = not finished or completion.endswith(tokenizer.eos_token)
+    return prompt + completion + ("" if ends else tokenizer.eos_token)
+
+
+@torch.no_grad()
+def score(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list,
+    completions: list,
+    finished: list[bool] | None = None,
+    batch_size: int = 32,
+) -> list[float]:
+    """Rewards RM(x, y) of completions, in their order; each is independent of the others in its batch.
+
+    Args:
+        model: `AutoModelForSequenceClassification` with one label. Used without dropout.
+        tokenizer: its tokenizer.
+        prompts: texts, or conversations (lists of messages).
+        completions: texts, or lists with the assistant's message.
+        finished: whether each completion ended by itself; all, when not given.
+        batch_size: rows a forward pass; rows of like length go together.
+    """
+    chat = bool(prompts) and isinstance(prompts[0], list)
+    finished = [True] * len(prompts) if finished is None else finished
+    texts = [render(tokenizer, *row) for row in zip(prompts, completions, finished, strict=True)]
+    ids = tokenizer(texts, add_special_tokens=not chat)["input_ids"] if texts else []
+    pad_id = tokenizer.convert_tokens_to_ids(spare_pad_token(tokenizer))
+    by_length = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    rewards = [0.0] * len(ids)
+    was_training, saved_pad_id = model.training, model.config.pad_token_id
+    model.eval()
+    model.config.pad_token_id = pad_id
+    for start in range(0, len(ids), batch_size):
+        rows = by_length[start : start + batch_size]
+        tensors = [torch.tensor(ids[i]) for i in rows]
+        input_ids = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=pad_id)
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(t) for t in tensors], batch_first=True)
+        logits = model(input_ids=input_ids.to(model.device), attention_mask=mask.to(model.device)).logits[:, 0]
+        for i, reward in zip(rows, logits.float().tolist(), strict=True):
+            rewards[i] = reward
+    model.config.pad_token_id = saved_pad_id
+    model.train(was_training)
+    return rewards

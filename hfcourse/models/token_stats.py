@@ -1,0 +1,85 @@
+"""A second forward for causal LMs: log-probabilities and entropies of the labels, without logits that nobody reads."""
+
+import functools
+import types
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+from trl.trainer.utils import maybe_gather_lm_head_ctx
+
+from hfcourse.errors import InputError
+from hfcourse.logprobs import IGNORE_INDEX, TokenStats, token_logps, token_stats_from_hidden
+
+# Families whose logits are more than `hidden @ weight + bias` (a cap, a scale): they go through their own forward.
+LOGIT_TRANSFORMS = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "output_multiplier",
+    "lm_head_multiplier",
+    "logits_scaling",
+)
+
+
+def causal_lm_of(model: torch.nn.Module) -> PreTrainedModel:
+    """The causal LM itself, inside its PEFT wrapper where it has one."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+def add_token_stats_head(model: torch.nn.Module, temperature: float = 1.0) -> None:
+    """Teach `model` a second forward: `model(**inputs, labels=labels, token_stats=True)`.
+
+    It runs the trunk once and lets only the positions whose next label counts meet the LM head. It lives in `forward`
+    because DDP, FSDP and DeepSpeed follow a model through its `forward` alone. Without the keyword nothing changes.
+
+        labels: (B, T), aligned with input_ids and shifted inside; -100 is not scored.
+        returns: dict of (B, T-1) tensors, the fields of [`hfcourse.logprobs.TokenStats`], position t telling of
+            labels[:, t+1]; and `values`, V of the state before that token, if the model has a `value_head`.
+
+    Args:
+        model: causal LM, or its PEFT wrapper. Changed in place.
+        temperature: the one that completions are sampled with.
+
+    Raises:
+        InputError: an adapter sits on the LM head, whose weight is read directly here: it would never be trained.
+    """
+    model = causal_lm_of(model)
+    if hasattr(model.get_output_embeddings(), "base_layer"):
+        raise InputError("lora_target_modules: an adapter on the LM head is not supported; leave the head out")
+    model_forward, own_logits = model.forward, _transforms_logits(model.config.get_text_config())
+
+    @functools.wraps(type(model).forward)  # `generate` reads the signature
+    def forward(self, *args, token_stats=False, labels=None, **kwargs):
+        if not token_stats:
+            return model_forward(*args, **kwargs) if labels is None else model_forward(*args, labels=labels, **kwargs)
+        labels = labels[:, 1:]
+        mask = labels != IGNORE_INDEX
+        if own_logits:
+            outputs = model_forward(*args, use_cache=False, output_hidden_states=True, **kwargs)
+            hidden = outputs.hidden_states[-1][:, :-1]
+            stats = _stats_from_logits(outputs.logits[:, :-1], labels, mask, temperature)
+        else:
+            hidden = self.base_model(*args, use_cache=False, **kwargs).last_hidden_state[:, :-1]
+            stats = _stats_from_head(hidden, self.get_output_embeddings(), labels, mask, temperature)
+        values = {"values": self.value_head(hidden).where(mask, 0.0)} if hasattr(self, "value_head") else {}
+        return {**stats._asdict(), **values}
+
+    model.forward = types.MethodType(forward, model)
+
+
+def _transforms_logits(config) -> bool:
+    return any(getattr(config, name, None) not in (None, 1.0) for name in LOGIT_TRANSFORMS)
+
+
+def _stats_from_head(hidden: Tensor, head: torch.nn.Linear, labels: Tensor, mask: Tensor, T: float) -> TokenStats:
+    weight, bias = (p.full_tensor() if isinstance(p, DTensor) else p for p in (head.weight, head.bias))  # FSDP2
+    with maybe_gather_lm_head_ctx(weight, bias):  # ZeRO-3
+        return token_stats_from_hidden(hidden.to(weight.device), weight, labels, mask, T, lm_head_bias=bias)
+
+
+def _stats_from_logits(logits: Tensor, labels: Tensor, mask: Tensor, temperature: float) -> TokenStats:
+    logps, entropy = token_logps(logits, labels, temperature)
+    with torch.no_grad():
+        is_top1, mean_logits = logits.argmax(-1) == labels, logits.float().mean(-1)
+    return TokenStats(logps, entropy, is_top1 & mask, mean_logits.where(mask, 0.0))

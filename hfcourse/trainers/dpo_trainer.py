@@ -1,0 +1,124 @@
+"""Direct preference optimization: the policy is its own reward model (course notes, 2.5 and 2.6)."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+import trl
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer.utils import use_adapter
+
+from hfcourse.losses import dpo_loss, hinge_preference_loss, ipo_mean_loss, robust_dpo_loss
+from hfcourse.models.token_stats import add_token_stats_head
+from hfcourse.trainers.checks import check_preferences
+from hfcourse.trainers.hardware import HardwareDefaults
+
+OWN_LOSSES = ("sigmoid", "ipo", "hinge", "robust")
+
+
+@dataclass
+class DPOConfig(HardwareDefaults, trl.DPOConfig):
+    """`trl.DPOConfig` whose precision comes from the hardware. `label_smoothing` counts for `sigmoid` too."""
+
+
+class DPOTrainer(trl.DPOTrainer):
+    """`trl.DPOTrainer` with the losses of [`hfcourse.losses`]; a drop-in.
+
+        L = -log σ( β [ (log π(y_w|x) - log π_ref(y_w|x)) - (log π(y_l|x) - log π_ref(y_l|x)) ] )
+
+    Beside the loss it changes this in its parent:
+    1. `label_smoothing` is honoured by `sigmoid` (conservative DPO), which TRL ignores without a word.
+    2. Only completion positions meet the LM head.
+    3. The reference may be a copy of a model built in memory; TRL loads it again by its name.
+    The parent's other losses, and its options beside them (`f_divergence_type`, `ld_alpha`, `use_weighting`, several
+    losses at once, mixture-of-experts), stay the parent's.
+    """
+
+    def __init__(self, model, ref_model=None, args=None, *, train_dataset=None, peft_config=None, **kwargs):
+        check_preferences(train_dataset, "train_dataset")
+        is_plain = isinstance(model, PreTrainedModel) and peft_config is None and not is_deepspeed_zero3_enabled()
+        precompute = args is not None and args.precompute_ref_log_probs
+        if ref_model is None and is_plain and not precompute:
+            ref_model = copy.deepcopy(model).requires_grad_(False).eval()
+        args = args or DPOConfig("DPO")
+        super().__init__(model, ref_model, args, train_dataset=train_dataset, peft_config=peft_config, **kwargs)
+        add_token_stats_head(self.model)
+        if self.ref_model is not None:
+            add_token_stats_head(self.accelerator.unwrap_model(self.ref_model))
+
+    @property
+    def _uses_own_loss(self) -> bool:
+        plain = self.f_divergence_type == "reverse_kl" and self.ld_alpha is None
+        plain = plain and not self.use_weighting and not self.aux_loss_enabled and self.loss_weights == [1.0]
+        return plain and len(self.loss_types) == 1 and self.loss_types[0] in OWN_LOSSES
+
+    def _compute_loss(self, model, inputs, return_outputs):
+        if return_outputs or not self._uses_own_loss:
+            return super()._compute_loss(model, inputs, return_outputs)
+        stats = self._score(model, inputs)
+        chosen_logps, rejected_logps = stats["logps"].sum(1).chunk(2)
+        ref_chosen_logps, ref_rejected_logps = self._ref_logps(inputs)
+        losses, chosen_rewards, rejected_rewards = self._preference_loss(
+            chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, inputs["completion_mask"]
+        )
+        self._log_preferences(inputs, stats, chosen_rewards, rejected_rewards)
+        return losses.mean()
+
+    def _score(self, model, inputs) -> dict[str, Tensor]:
+        labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
+        not_the_models = ("completion_mask", "ref_chosen_logps", "ref_rejected_logps")
+        model_inputs = {name: value for name, value in inputs.items() if name not in not_the_models}
+        return model(**model_inputs, labels=labels, token_stats=True)
+
+    @torch.no_grad()
+    def _ref_logps(self, inputs) -> tuple[Tensor, Tensor]:
+        """log π_ref of chosen and rejected, each (B,): from the dataset, the copy, or the model without its adapter."""
+        if self.precompute_ref_logps:
+            return inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
+        with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            if self.ref_model is not None:
+                stats = self._score(self.ref_model, inputs)
+            else:
+                policy = self.accelerator.unwrap_model(self.model)
+                with use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None):
+                    stats = self._score(self.model, inputs)
+        return stats["logps"].sum(1).chunk(2)
+
+    def _preference_loss(self, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, completion_mask):
+        logps = (chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
+        match self.loss_types[0]:
+            case "sigmoid":
+                return dpo_loss(*logps, self.beta, self.label_smoothing)
+            case "robust":
+                return robust_dpo_loss(*logps, self.beta, self.label_smoothing)
+            case "hinge":
+                return hinge_preference_loss(*logps, self.beta)
+            case "ipo":  # averaged over tokens, which is what TRL's "ipo" means
+                return ipo_mean_loss(*logps, *completion_mask.sum(1).chunk(2), self.beta)
+
+    def _log_preferences(self, inputs, stats: dict[str, Tensor], chosen_rewards: Tensor, rejected_rewards: Tensor):
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        if self.model.training:
+            self._total_train_tokens += self.accelerator.gather(inputs["attention_mask"].sum()).sum().item()
+        metrics["num_tokens"] = [self._total_train_tokens]
+
+        chosen, rejected = self.accelerator.gather_for_metrics((chosen_rewards, rejected_rewards))
+        metrics["rewards/chosen"].append(chosen.mean().item())
+        metrics["rewards/rejected"].append(rejected.mean().item())
+        metrics["rewards/accuracies"].append((chosen > rejected).float().mean().item())
+        metrics["rewards/margins"].append((chosen - rejected).mean().item())
+
+        mask = inputs["completion_mask"][:, 1:].bool()
+        per_row = {name: value.detach().float().sum(1) for name, value in stats.items()}
+        per_row["tokens"] = mask.float().sum(1)
+        rows = self.accelerator.gather_for_metrics({name: torch.stack(x.chunk(2), 1) for name, x in per_row.items()})
+        total = {name: value.sum(0) for name, value in rows.items()}  # each (2,): chosen, rejected
+        tokens = total["tokens"].clamp(min=1)
+        metrics["entropy"].append((total["entropy"].sum() / tokens.sum()).item())
+        metrics["mean_token_accuracy"].append((total["is_top1"] / tokens)[0].item())
+        for side, name in enumerate(("chosen", "rejected")):
+            metrics[f"logps/{name}"].append(rows["logps"][:, side].mean().item())
+            metrics[f"logits/{name}"].append((total["mean_logits"] / tokens)[side].item())

@@ -1,0 +1,86 @@
+"""Reward models from comparisons: Bradley-Terry on pairs (course notes, 2.4)."""
+
+from dataclasses import dataclass, field
+
+import torch
+import trl
+from transformers.utils import logging
+
+from hfcourse.errors import InputError
+from hfcourse.losses import bradley_terry_loss
+from hfcourse.models.reward_model import spare_pad_token
+from hfcourse.trainers.checks import check_preferences
+from hfcourse.trainers.hardware import HardwareDefaults
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class RewardConfig(HardwareDefaults, trl.RewardConfig):
+    """`trl.RewardConfig` whose precision comes from the hardware and whose `max_length` drops nothing by default."""
+
+    max_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Pairs with an answer longer than this (prompt included) are left out, never cut: the end of an "
+            "answer decides its reward. Unset: all are kept."
+        },
+    )
+
+
+class RewardTrainer(trl.RewardTrainer):
+    """`trl.RewardTrainer` with [`hfcourse.losses.bradley_terry_loss`] as its loss; a drop-in.
+
+        L = -log σ( RM(x, y_w) - RM(x, y_l) - margin ) + c (RM(x, y_w) + RM(x, y_l))²
+
+    Beside the loss it changes this in its parent:
+    1. Never pads with EOS, because transformers would then read the reward one token before the answer's end.
+    2. Says how many pairs `max_length` leaves out, and stops if it leaves out all of them.
+    3. Identical answers and missing columns are errors, found before the first step.
+
+    Only differences are learnt: adding a constant to every reward of a prompt changes nothing, so RM(y_w) > 0 > RM(y_l)
+    need not hold. `center_rewards_coefficient` pins the mean near 0.
+    """
+
+    def __init__(self, model, args=None, *, train_dataset=None, processing_class=None, **kwargs):
+        args = args or RewardConfig("Reward")
+        check_preferences(train_dataset, "train_dataset")
+        if processing_class is not None and args.pad_token is None:
+            args.pad_token = spare_pad_token(processing_class)
+        super().__init__(model, args, train_dataset=train_dataset, processing_class=processing_class, **kwargs)
+        if self.processing_class.pad_token == self.processing_class.eos_token:
+            raise InputError(
+                f"pad_token: must differ from EOS; set pad_token={spare_pad_token(self.processing_class)}"
+            )
+
+    def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
+        prepared = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        if hasattr(dataset, "__len__") and len(prepared) < len(dataset):
+            left_out = len(dataset) - len(prepared)
+            if len(prepared) == 0:
+                raise InputError(f"max_length={args.max_length}: every pair of the {dataset_name} set is longer")
+            logger.warning(f"{left_out} of {len(dataset)} {dataset_name} pairs exceed max_length={args.max_length}")
+        return prepared
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
+        chosen_rewards, rejected_rewards = outputs.logits.squeeze(-1).chunk(2)
+        losses = bradley_terry_loss(
+            chosen_rewards, rejected_rewards, inputs.get("margin"), self.args.center_rewards_coefficient
+        )
+        self._log_rewards(chosen_rewards.detach(), rejected_rewards.detach(), inputs["attention_mask"].sum())
+        loss = losses.mean()
+        return (loss, outputs) if return_outputs else loss
+
+    def _log_rewards(self, chosen_rewards: torch.Tensor, rejected_rewards: torch.Tensor, num_tokens: torch.Tensor):
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        if self.model.training:
+            self._total_train_tokens += self.accelerator.gather(num_tokens).sum().item()
+        metrics["num_tokens"] = [self._total_train_tokens]
+        chosen, rejected = self.accelerator.gather_for_metrics((chosen_rewards, rejected_rewards))
+        rewards = torch.cat([chosen, rejected])
+        metrics["min_reward"].append(rewards.min().item())
+        metrics["mean_reward"].append(rewards.mean().item())
+        metrics["max_reward"].append(rewards.max().item())
+        metrics["accuracy"].append((chosen > rejected).float().mean().item())
+        metrics["margin"].append((chosen - rejected).mean().item())
