@@ -1,0 +1,263 @@
+"""The frame of every recipe: strict flags, the world that was asked for, resume, save.
+
+    def main():
+        from hfcourse import SFTConfig, SFTTrainer          # heavy imports stay inside
+
+        script_args, training_args = parse(ScriptArguments, SFTConfig, description=__doc__)
+        ...
+        train_and_save(trainer, training_args)
+
+    if __name__ == "__main__":
+        recipe(main)
+"""
+
+import os
+
+# Read by huggingface_hub when it is first imported. HF_HUB_DISABLE_TELEMETRY=0 in the environment asks for it back.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hfcourse.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+    from trl import ModelConfig
+
+
+@dataclass
+class ScriptArguments:
+    """What a recipe reads and how it is launched; the trainer's config holds the rest."""
+
+    _argument_group_name = "data and launch"
+
+    dataset_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Hub id, local folder, json/jsonl/csv/parquet/txt file, or world/<name> for the embedded world "
+            "(world/corpus, world/instructions, …)."
+        },
+    )
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "Configuration (subset) of a Hub dataset that has several."}
+    )
+    dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    dataset_test_split: str = field(
+        default="test", metadata={"help": "Split to evaluate on. Read only if --eval_strategy is not 'no'."}
+    )
+    dataset_streaming: bool = field(
+        default=False, metadata={"help": "Read rows when they are needed. Needs --max_steps: a stream has no length."}
+    )
+    num_train_examples: int | None = field(
+        default=None, metadata={"help": "Train on the first so many rows. Required for world/ unless it is streamed."}
+    )
+    num_eval_examples: int | None = field(default=None, metadata={"help": "Evaluate on the first so many rows."})
+    template: str | None = field(
+        default=None,
+        metadata={
+            "help": "Turns instruction, context, question and output columns into prompt and completion: "
+            "four_part_en, four_part_zh, alpaca, plain, or a .jinja file. Unset: the dataset has its final columns."
+        },
+    )
+    expected_processes: int | None = field(
+        default=None,
+        metadata={
+            "help": "Refuse to start unless this many processes train together. `accelerate launch` can start fewer "
+            "than it was asked for without a word."
+        },
+    )
+
+
+def recipe(main: Callable[[], object]) -> None:
+    """Run a recipe's `main`: an [`InputError`] becomes one line, `error: …`, on stderr and exit code 2."""
+    try:
+        main()
+    except InputError as e:
+        print(f"error: {e}", file=sys.stderr)
+        raise SystemExit(2) from None
+    finally:
+        _leave_process_group()
+
+
+def _leave_process_group() -> None:
+    if "accelerate" in sys.modules:
+        from accelerate import PartialState
+
+        if PartialState._shared_state:
+            PartialState().destroy_process_group()
+
+
+def parse(*dataclasses: type, description: str | None = None, argv: list[str] | None = None) -> tuple:
+    """Instances of `dataclasses` from the command line and the YAML file that `--config` names.
+
+    Keys are strict in both places. If one of the dataclasses is [`ScriptArguments`], the world is checked too.
+
+    Raises:
+        InputError: an unknown key (the nearest valid one is named), a value of the wrong type, or another world.
+    """
+    from hfcourse.pipeline.strict_parser import StrictParser
+
+    parsed = StrictParser(dataclasses, description=description).parse(sys.argv[1:] if argv is None else argv)
+    for arguments in parsed:
+        if isinstance(arguments, ScriptArguments):
+            check_world_size(arguments.expected_processes)
+    return parsed
+
+
+def check_world_size(expected_processes: int | None = None) -> None:
+    """Raises InputError unless the processes that train together are those that were asked for.
+
+    Three silent failures end here: `accelerate launch --cpu --num_processes 2` (or `distributed_type: MULTI_CPU`)
+    starts one process; two processes started without `use_cpu` on a machine without GPUs train twice, each alone;
+    and any launch in another number than the recipe's `expected_processes`.
+    """
+    from accelerate import PartialState
+
+    running = PartialState().num_processes
+    launched = int(os.environ.get("WORLD_SIZE", running))
+    remedy = "launch with --config_file accelerate_configs/cpu_multi_process.yaml, or --multi_gpu --num_processes N"
+    if launched != running:
+        raise InputError(f"WORLD_SIZE={launched}, but {running} process trains alone: set --use_cpu true and {remedy}")
+    # accelerate exports MASTER_ADDR only for several processes, and its simple launcher then starts one, without rank.
+    by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ and "WORLD_SIZE" not in os.environ
+    if running == 1 and by_accelerate and "MASTER_ADDR" in os.environ:
+        raise InputError(f"accelerate launch was asked for several processes and started one: {remedy}")
+    if expected_processes not in (None, running):
+        raise InputError(f"expected_processes={expected_processes}, but {running} started: {remedy}")
+
+
+def load_splits(
+    script_args: ScriptArguments, training_args: "TrainingArguments", required_columns: tuple[str, ...] = ()
+) -> tuple["Dataset | IterableDataset", "Dataset | IterableDataset | None"]:
+    """(train, eval) as the flags name them; eval is None where `eval_strategy` is "no"."""
+    from hfcourse.data import load_dataset
+
+    def load(split: str, num_examples: int | None):
+        return load_dataset(
+            script_args.dataset_name,
+            split=split,
+            config=script_args.dataset_config,
+            streaming=script_args.dataset_streaming,
+            num_examples=num_examples,
+            required_columns=required_columns,
+        )
+
+    if script_args.dataset_streaming and training_args.max_steps <= 0:
+        raise InputError("max_steps: is required with dataset_streaming, for a stream has no length")
+    train = load(script_args.dataset_train_split, script_args.num_train_examples)
+    if training_args.eval_strategy == "no":
+        return train, None
+    return train, load(script_args.dataset_test_split, script_args.num_eval_examples)
+
+
+def load_tokenizer(
+    model_name_or_path: str | None, revision: str = "main", trust_remote_code: bool = False
+) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a Hub id or a folder. Raises InputError where there is none."""
+    from transformers import AutoTokenizer
+
+    _check_source(model_name_or_path)
+    try:
+        return AutoTokenizer.from_pretrained(
+            model_name_or_path, revision=revision, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError) as e:
+        raise InputError(f"no tokenizer in '{model_name_or_path}': {_first_line(e)}") from e
+
+
+def load_causal_lm(
+    model_args: "ModelConfig", config: "PretrainedConfig | None" = None, trust_remote_code: bool = False
+) -> "PreTrainedModel":
+    """`--model_name_or_path`, or a new model of `config` where no model is named; in `--dtype`, quantised if asked."""
+    from transformers import AutoModelForCausalLM
+    from trl import get_kbit_device_map, get_quantization_config
+
+    options = {"dtype": model_args.dtype, "attn_implementation": model_args.attn_implementation}
+    if model_args.model_name_or_path is None and config is not None:
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code, **options)
+    _check_source(model_args.model_name_or_path)
+    quantization_config = get_quantization_config(model_args)
+    if quantization_config is not None:
+        options |= {"quantization_config": quantization_config, "device_map": get_kbit_device_map()}
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            model_args.model_name_or_path,
+            revision=model_args.model_revision,
+            trust_remote_code=trust_remote_code,
+            **options,
+        )
+    except (OSError, ValueError) as e:
+        raise InputError(f"no causal LM in '{model_args.model_name_or_path}': {_first_line(e)}") from e
+
+
+def _check_source(model_name_or_path: str | None) -> None:
+    if model_name_or_path is None:
+        raise InputError("model_name_or_path: is required (a Hub id or a folder)")
+    looks_local = model_name_or_path.count("/") > 1 or model_name_or_path.startswith((".", "~"))
+    if looks_local and not Path(model_name_or_path).expanduser().is_dir():
+        raise InputError(f"model_name_or_path: there is no folder '{model_name_or_path}'")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def train_and_save(trainer: "Trainer", args: "TrainingArguments") -> dict[str, float]:
+    """Train (or resume), then leave the model, its state and its metrics in `output_dir`, and on the Hub if asked.
+
+    Returns:
+        The metrics, which are in all_results.json too: `train_loss`, `train_runtime` (seconds), … and `eval_*`.
+    """
+    checkpoint = checkpoint_to_resume(args)
+    if checkpoint is not None:
+        trainer.accelerator.print(f"resuming from {checkpoint}")
+    metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    trainer.save_metrics("train", metrics)
+    if args.eval_strategy != "no":
+        eval_metrics = trainer.evaluate()
+        trainer.save_metrics("eval", eval_metrics)
+        metrics = {**metrics, **eval_metrics}
+    trainer.save_model()
+    trainer.save_state()
+    if args.push_to_hub:
+        trainer.push_to_hub()
+    return metrics
+
+
+def checkpoint_to_resume(args: "TrainingArguments") -> str | None:
+    """The folder that `resume_from_checkpoint` means.
+
+    A path means itself; "true" the last checkpoint in `output_dir`, which must be there; "auto" the last one if there
+    is one. A checkpoint that was being written when the run was killed does not count.
+    """
+    asked = args.resume_from_checkpoint
+    if asked is None or str(asked).lower() in ("false", "none", "no"):
+        return None
+    if str(asked).lower() in ("auto", "true"):
+        last = _last_complete_checkpoint(Path(args.output_dir))
+        if last is None and str(asked).lower() == "true":
+            raise InputError(f"resume_from_checkpoint: no checkpoint in '{args.output_dir}'; use auto to start anew")
+        return last
+    if not _is_complete(Path(asked)):
+        raise InputError(f"resume_from_checkpoint: '{asked}' is not a checkpoint folder (no trainer_state.json)")
+    return str(asked)
+
+
+def _last_complete_checkpoint(output_dir: Path) -> str | None:
+    steps = {int(folder.name.rpartition("-")[2]): folder for folder in output_dir.glob("checkpoint-[0-9]*")}
+    return next((str(steps[step]) for step in sorted(steps, reverse=True) if _is_complete(steps[step])), None)
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    # trainer_state.json is written last: whole, it vouches for the files before it.
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return False
+    return True
