@@ -31,3 +31,22 @@ def check_preferences(dataset, name: str) -> None:
         for column in ("chosen", "rejected"):
             if not row[column]:
                 raise InputError(f"{name}: row {i}: '{column}' is empty; leave such pairs out")
+
+
+def check_prompt_lengths(dataset, tokenize_prompts, config, max_completion_length: int) -> None:
+    """Raises InputError for a prompt that leaves no room for its completion in the model's positions.
+
+    Args:
+        tokenize_prompts: list of prompts -> (list of token ids, ...).
+        config: the model's; `max_position_embeddings` is the limit, where it has one.
+    """
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if limit is None:
+        return
+    prompts = [row["prompt"] for row in islice(dataset, ROWS_READ)]
+    for i, ids in enumerate(tokenize_prompts(prompts)[0]):
+        if len(ids) + max_completion_length > limit:
+            raise InputError(
+                f"prompt: row {i} has {len(ids)} tokens, which with max_completion_length={max_completion_length} "
+                f"exceed the model's {limit} positions; shorten one of them"
+            )

@@ -75,7 +75,7 @@ class DPOTrainer(trl.DPOTrainer):
 
     @torch.no_grad()
     def _ref_logps(self, inputs) -> tuple[Tensor, Tensor]:
-        """log π_ref of chosen and rejected, each (B,): from the dataset, the copy, or the model without its adapter."""
+        """log π_ref of chosen and rejected, each (B,): from the dataset, a copy, or without the adapter."""
         if self.precompute_ref_logps:
             return inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
         with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):

@@ -38,7 +38,7 @@ class RewardTrainer(trl.RewardTrainer):
     2. Says how many pairs `max_length` leaves out, and stops if it leaves out all of them.
     3. Identical answers and missing columns are errors, found before the first step.
 
-    Only differences are learnt: adding a constant to every reward of a prompt changes nothing, so RM(y_w) > 0 > RM(y_l)
+    Only differences are learnt: a constant added to every reward of a prompt changes nothing, so RM(y_w) > 0 > RM(y_l)
     need not hold. `center_rewards_coefficient` pins the mean near 0.
     """
 

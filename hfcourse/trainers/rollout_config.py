@@ -1,0 +1,94 @@
+"""What every method that learns from its own completions is told: batches, rollouts, sampling."""
+
+from dataclasses import dataclass, field
+
+import trl
+
+from hfcourse.errors import InputError
+
+# The log-probs that the loss sees are those of softmax(logits / temperature). A sampler that also cuts or shifts the
+# distribution draws from another policy, and the ratio of the two would no longer be 1.
+NEUTRAL_SAMPLING = {"top_p": (1.0,), "top_k": (0, None), "min_p": (None, 0.0), "repetition_penalty": (1.0,)}
+WARPERS = {
+    *NEUTRAL_SAMPLING,
+    "temperature",
+    "typical_p",
+    "epsilon_cutoff",
+    "eta_cutoff",
+    "min_new_tokens",
+    "min_length",
+    "no_repeat_ngram_size",
+    "bad_words_ids",
+    "suppress_tokens",
+    "do_sample",
+    "num_beams",
+}
+
+
+@dataclass
+class RolloutConfig(trl.RLOOConfig):
+    """`trl.RLOOConfig` for methods that need no group of completions a prompt: `num_generations` may be 1.
+
+    One rollout is `generation_batch_size` = `per_device_train_batch_size` × processes × `steps_per_generation`
+    completions. It serves `num_iterations` epochs of `steps_per_generation` / `gradient_accumulation_steps` updates.
+    """
+
+    num_generations: int | None = field(
+        default=1, metadata={"help": "Completions sampled for each prompt of a rollout."}
+    )
+    disable_dropout: bool = field(
+        default=True, metadata={"help": "Turn dropout off: with it, the ratio of a policy to itself is not 1."}
+    )
+
+    @property
+    def updates_per_rollout(self) -> int:
+        """Optimizer steps that one rollout serves."""
+        return self.num_iterations * self.steps_per_generation // self.gradient_accumulation_steps
+
+    def __post_init__(self):
+        # RLOO's own checks end with "at least 2 generations"; what else it checks is checked here.
+        super(trl.RLOOConfig, self).__post_init__()
+        self._size_rollouts()
+        self._refuse_what_is_not_supported()
+
+    def _size_rollouts(self):
+        batch = self.per_device_train_batch_size * self.world_size
+        if self.generation_batch_size is not None and self.steps_per_generation is not None:
+            raise InputError("generation_batch_size and steps_per_generation say the same thing: set one of them")
+        if self.generation_batch_size is not None:
+            self._require_multiple("generation_batch_size", self.generation_batch_size, "the global batch", batch)
+            self.steps_per_generation = self.generation_batch_size // batch
+        elif self.steps_per_generation is None:
+            self.steps_per_generation = self.gradient_accumulation_steps
+        self.generation_batch_size = batch * self.steps_per_generation
+        self._require_multiple(
+            "generation_batch_size", self.generation_batch_size, "num_generations", self.num_generations
+        )
+        self._require_multiple(
+            "steps_per_generation",
+            self.steps_per_generation,
+            "gradient_accumulation_steps",
+            self.gradient_accumulation_steps,
+        )
+
+    def _require_multiple(self, name: str, value: int, of: str, unit: int):
+        if value % unit:
+            raise InputError(f"{name}={value} must be a multiple of {of} ({unit}); change one of them")
+
+    def _refuse_what_is_not_supported(self):
+        for name, neutral in NEUTRAL_SAMPLING.items():
+            if getattr(self, name) not in neutral:
+                raise InputError(f"{name}: sampling may only be changed by temperature; leave {name} unset")
+        warped = WARPERS & set(self.generation_kwargs or ())
+        if warped:
+            raise InputError(
+                f"generation_kwargs: {sorted(warped)} would change the distribution; use temperature alone"
+            )
+        if self.auto_find_batch_size:
+            raise InputError(
+                "auto_find_batch_size: would change the rollout's size; lower per_device_train_batch_size"
+            )
+        if self.sync_ref_model:
+            raise InputError("sync_ref_model: the reference stays what the KL is measured from; unset it")
+        if self.epsilon_high is not None:
+            raise InputError("epsilon_high: the clip is symmetric here; use epsilon")
