@@ -22,6 +22,7 @@ from hfcourse.rl import generalized_advantage_estimation, kl_k1, kl_k3, kl_penal
 from hfcourse.trainers.checks import check_columns, check_prompt_lengths
 from hfcourse.trainers.hardware import HardwareDefaults
 from hfcourse.trainers.rollout import (
+    EpochRepeatSampler,
     RewardModelFunction,
     SaveOnRolloutBoundary,
     checked,
@@ -148,6 +149,17 @@ class PPOTrainer(trl.RLOOTrainer):
         if self.is_fsdp_enabled:
             return prepare_fsdp(reference, self.accelerator)
         return self.accelerator.prepare_model(reference, evaluation_mode=True)
+
+    def _get_train_sampler(self, dataset=None):
+        return EpochRepeatSampler(
+            self.train_dataset if dataset is None else dataset,
+            mini_repeat_count=self.num_generations,
+            batch_size=self.args.generation_batch_size // self.num_generations,
+            repeat_count=self.num_iterations * self.args.steps_per_generation,
+            shuffle=self.shuffle_dataset,
+            seed=self.args.seed,
+            epoch=lambda: self.state.epoch,
+        )
 
     # -- rollout -----------------------------------------------------------------------------------------------------
 

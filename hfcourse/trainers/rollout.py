@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
-from trl.trainer.utils import get_callable_name, is_async_callable
+from trl.trainer.utils import RepeatSampler, get_callable_name, is_async_callable
 
 from hfcourse.errors import InputError
 from hfcourse.models.reward_model import score
@@ -106,6 +106,23 @@ def checked(reward_func: Callable) -> Callable:
     functools.update_wrapper(call, reward_func)
     call.__name__ = name
     return call
+
+
+class EpochRepeatSampler(RepeatSampler):
+    """TRL's order of prompts, with a shuffle that depends on the epoch alone.
+
+    TRL draws each epoch's shuffle from where the last one left its generator; a resumed run starts that generator
+    anew and meets the prompts of another epoch.
+    """
+
+    def __init__(self, *args, seed: int, epoch: Callable[[], float], **kwargs):
+        super().__init__(*args, seed=seed, **kwargs)
+        self.epoch = epoch
+
+    def __iter__(self):
+        if self.shuffle:
+            self.generator.manual_seed(self.seed + int(self.epoch() or 0))
+        yield from super().__iter__()
 
 
 class SaveOnRolloutBoundary(TrainerCallback):

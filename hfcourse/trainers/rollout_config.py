@@ -48,8 +48,16 @@ class RolloutConfig(trl.RLOOConfig):
     def __post_init__(self):
         # RLOO's own checks end with "at least 2 generations"; what else it checks is checked here.
         super(trl.RLOOConfig, self).__post_init__()
+        self._read_padding()
         self._size_rollouts()
         self._refuse_what_is_not_supported()
+
+    def _read_padding(self):
+        """As in RLOO: "auto" pads on devices that compile once a shape; the command line passes numbers as text."""
+        if self.pad_to_multiple_of == "auto":
+            self.pad_to_multiple_of = 128 if self.device.type == "neuron" else None
+        elif isinstance(self.pad_to_multiple_of, str):
+            self.pad_to_multiple_of = int(self.pad_to_multiple_of)
 
     def _size_rollouts(self):
         batch = self.per_device_train_batch_size * self.world_size
