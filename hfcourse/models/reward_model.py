@@ -19,8 +19,9 @@ def spare_pad_token(tokenizer: PreTrainedTokenizerBase) -> str:
     pad, eos = tokenizer.pad_token, tokenizer.eos_token
     if pad is not None and pad != eos:
         return pad
-    spare = [token for token in (tokenizer.unk_token, tokenizer.bos_token, *tokenizer.all_special_tokens) if token]
-    spare = [token for token in spare if token != eos]
+    named_pad = [str(t) for t in tokenizer.added_tokens_decoder.values() if t.special and "pad" in str(t).lower()]
+    candidates = (*named_pad, tokenizer.unk_token, tokenizer.bos_token, *tokenizer.all_special_tokens)
+    spare = [token for token in candidates if token not in (None, eos)]
     if not spare:
         raise InputError("pad_token: the tokenizer has none beside EOS; add one with add_special_tokens, then resize")
     return spare[0]

@@ -1,0 +1,178 @@
+"""DPOTrainer: our losses inside TRL's machinery, with TRL's numbers where TRL is right."""
+
+import copy
+import math
+
+import pytest
+import torch
+import trl
+from datasets import Dataset
+from peft import LoraConfig
+
+from hfcourse.errors import InputError
+from hfcourse.losses import dpo_loss
+from hfcourse.trainers.dpo_trainer import DPOConfig, DPOTrainer
+
+PAIRS = [
+    {"prompt": "Mara", "chosen": " lives in Oakton.", "rejected": " is a door."},
+    {"prompt": "The red fox", "chosen": " sleeps.", "rejected": " sleeps near the blue river and the tea."},
+    {"prompt": "Two apples", "chosen": " and three make five.", "rejected": " x"},
+    {"prompt": "What is the colour?", "chosen": " Blue.", "rejected": " Six, I think."},
+]
+
+
+@pytest.fixture
+def make_trainer(tiny_llama, tiny_tokenizer, tmp_path):
+    def make(
+        rows=PAIRS, trainer_class=DPOTrainer, config_class=DPOConfig, ref_model="copy", peft_config=None, **overrides
+    ):
+        settings = dict(
+            output_dir=str(tmp_path / "dpo"),
+            per_device_train_batch_size=4,
+            max_steps=3,
+            learning_rate=1e-3,
+            logging_steps=1,
+            save_strategy="no",
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            disable_tqdm=True,
+            report_to="none",
+        )
+        model = tiny_llama(0)
+        return trainer_class(
+            model,
+            None if peft_config or ref_model is None else copy.deepcopy(model),
+            config_class(**{**settings, **overrides}),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=copy.deepcopy(tiny_tokenizer),
+            peft_config=peft_config,
+        )
+
+    return make
+
+
+def first_batch(trainer):
+    return next(iter(trainer.get_train_dataloader()))
+
+
+def test_loss_at_step_0_is_ln_2_for_a_model_built_in_memory(tiny_llama, tiny_tokenizer, tmp_path):
+    trainer = DPOTrainer(
+        tiny_llama(0),
+        args=DPOConfig(str(tmp_path), use_cpu=True, report_to="none"),
+        train_dataset=Dataset.from_list(PAIRS),
+        processing_class=tiny_tokenizer,
+    )
+    assert trainer.compute_loss(trainer.model, first_batch(trainer)).item() == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_loss_is_the_pure_function_on_log_probs_summed_by_hand(make_trainer, tiny_llama):
+    """Each answer alone, token by token: log π(y|x) = Σ_t log π(y_t | x, y_<t), EOS included."""
+    trainer = make_trainer(beta=0.3, label_smoothing=0.1)
+    with torch.no_grad():
+        trainer.model.lm_head.weight.mul_(1.2)
+
+    def logp(model, prompt, answer):
+        tokenizer = trainer.processing_class
+        prefix = tokenizer(prompt)["input_ids"]
+        ids = tokenizer(prompt + answer + tokenizer.eos_token)["input_ids"]
+        log_probs = torch.log_softmax(model(torch.tensor([ids])).logits[0], -1)
+        return sum(log_probs[t - 1, ids[t]] for t in range(len(prefix), len(ids)))
+
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
+    logps = [
+        torch.stack([logp(model, row["prompt"], row[side]) for row in PAIRS])
+        for model in (trainer.model, trainer.ref_model)
+        for side in ("chosen", "rejected")
+    ]
+    expected, _, _ = dpo_loss(*logps, beta=0.3, label_smoothing=0.1)
+    torch.testing.assert_close(trainer.compute_loss(trainer.model, batch), expected.mean(), atol=1e-5, rtol=1e-5)
+    assert abs(expected.mean() - dpo_loss(*logps, beta=0.3)[0].mean()) > 1e-3
+
+
+@pytest.mark.parametrize("loss_type", ["sigmoid", "ipo", "hinge", "robust"])
+@pytest.mark.parametrize("peft", [False, True], ids=["full", "lora"])
+def test_agrees_with_trl(make_trainer, loss_type, peft):
+    """Losses, gradient norms and every metric of three steps equal TRL's to float32 rounding."""
+    settings = dict(loss_type=loss_type, label_smoothing=0.1 if loss_type == "robust" else 0.0, beta=0.2)
+    if peft:
+        settings["peft_config"] = LoraConfig(r=2, task_type="CAUSAL_LM")
+    ours = make_trainer(**settings)
+    theirs = make_trainer(trainer_class=trl.DPOTrainer, config_class=trl.DPOConfig, **settings)
+    ours.train()
+    theirs.train()
+    for a, b in zip(ours.state.log_history[:3], theirs.state.log_history[:3], strict=True):
+        assert set(a) == set(b)
+        names = set(a) - {"epoch", "step", "learning_rate"}
+        assert {n: a[n] for n in names} == pytest.approx({n: b[n] for n in names}, abs=2e-4, rel=2e-4)
+
+
+@pytest.mark.parametrize("loss_type", ["sigmoid", "robust"])
+def test_accumulation_of_4x1_equals_1x4(make_trainer, loss_type):
+    whole = make_trainer(loss_type=loss_type)
+    parts = make_trainer(loss_type=loss_type, per_device_train_batch_size=1, gradient_accumulation_steps=4)
+    whole.train()
+    parts.train()
+    for (name, p), q in zip(whole.model.named_parameters(), parts.model.parameters(), strict=True):
+        torch.testing.assert_close(p, q, atol=2e-5, rtol=1e-4, msg=name)
+
+
+def test_label_smoothing_counts_for_sigmoid(make_trainer):
+    """TRL 1.16 ignores it: its loss with 0.4 equals its loss with 0."""
+    histories = {}
+    for name, (trainer_class, config_class) in {
+        "ours": (DPOTrainer, DPOConfig),
+        "trl": (trl.DPOTrainer, trl.DPOConfig),
+    }.items():
+        for smoothing in (0.0, 0.4):
+            trainer = make_trainer(trainer_class=trainer_class, config_class=config_class, label_smoothing=smoothing)
+            trainer.train()
+            histories[name, smoothing] = [log["loss"] for log in trainer.state.log_history[:3]]
+    assert histories["trl", 0.0] == histories["trl", 0.4]
+    assert histories["ours", 0.0] != histories["ours", 0.4]
+
+
+def test_precomputed_reference_gives_the_same_training(make_trainer):
+    online = make_trainer()
+    online.train()
+    precomputed = make_trainer(precompute_ref_log_probs=True, ref_model=None)
+    assert precomputed.ref_model is None
+    precomputed.train()
+    losses = [[log["loss"] for log in t.state.log_history[:3]] for t in (online, precomputed)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_what_is_not_ours_stays_the_parents(make_trainer):
+    """APO-zero, a mixture of losses and f-divergences give TRL's loss."""
+    for settings in (
+        dict(loss_type="apo_zero"),
+        dict(loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.5]),
+        dict(f_divergence_type="js_divergence"),
+    ):
+        ours = make_trainer(**settings)
+        theirs = make_trainer(trainer_class=trl.DPOTrainer, config_class=trl.DPOConfig, **settings)
+        batch = first_batch(ours)
+        torch.testing.assert_close(ours.compute_loss(ours.model, batch), theirs.compute_loss(theirs.model, batch))
+
+
+def test_resume_equals_no_kill(make_trainer, tmp_path):
+    settings = dict(max_steps=4, save_strategy="steps", save_steps=2)
+    straight = make_trainer(output_dir=str(tmp_path / "a"), **settings)
+    straight.train()
+    resumed = make_trainer(output_dir=str(tmp_path / "b"), **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-2"))
+    for (name, p), q in zip(straight.model.named_parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(p, q), name
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "is empty"),
+        ([{"prompt": "a", "rejected": "b"}], "no column 'chosen'"),
+        ([{"prompt": "a", "chosen": "b", "rejected": "b"}], "row 0: 'chosen' and 'rejected' are the same"),
+    ],
+)
+def test_bad_pairs_are_an_error_before_the_first_step(make_trainer, rows, message):
+    with pytest.raises(InputError, match=message):
+        make_trainer(rows)

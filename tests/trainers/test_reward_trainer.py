@@ -1,0 +1,165 @@
+"""RewardTrainer: its loss is Bradley-Terry's, its rewards do not depend on padding, bad pairs stop it."""
+
+import copy
+
+import pytest
+import torch
+import trl
+from datasets import Dataset
+from tokenizers import Tokenizer, models
+from transformers import AutoModelForSequenceClassification, LlamaForSequenceClassification, PreTrainedTokenizerFast
+
+from hfcourse.errors import InputError
+from hfcourse.losses import bradley_terry_loss
+from hfcourse.models.reward_model import render, score, spare_pad_token
+from hfcourse.trainers.reward_trainer import RewardConfig, RewardTrainer
+
+PAIRS = [
+    {"prompt": "Mara", "chosen": " lives in Oakton.", "rejected": " is a door."},
+    {"prompt": "The red fox", "chosen": " sleeps.", "rejected": " sleeps near the blue river and the tea."},
+    {"prompt": "Two apples", "chosen": " and three make five.", "rejected": " x"},
+    {"prompt": "What?", "chosen": " Five.", "rejected": " Six, I think."},
+]
+
+
+@pytest.fixture
+def make_model(tiny_llama):
+    def make(seed=0):
+        torch.manual_seed(seed)
+        return LlamaForSequenceClassification(tiny_llama(seed, num_labels=1).config)
+
+    return make
+
+
+@pytest.fixture
+def make_trainer(make_model, tiny_tokenizer, tmp_path):
+    def make(rows=PAIRS, trainer_class=RewardTrainer, config_class=RewardConfig, tokenizer=None, **overrides):
+        settings = dict(
+            output_dir=str(tmp_path / "reward"),
+            per_device_train_batch_size=4,
+            max_steps=3,
+            learning_rate=1e-3,
+            logging_steps=1,
+            save_strategy="no",
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            disable_tqdm=True,
+            report_to="none",
+        )
+        return trainer_class(
+            make_model(),
+            config_class(**{**settings, **overrides}),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=copy.deepcopy(tokenizer or tiny_tokenizer),
+        )
+
+    return make
+
+
+def test_loss_is_the_pure_function_on_the_batch(make_trainer):
+    rows = [{**row, "margin": 0.5 * i} for i, row in enumerate(PAIRS)]
+    trainer = make_trainer(rows, center_rewards_coefficient=0.1)
+    batch = next(iter(trainer.get_train_dataloader()))
+    rewards = trainer.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0]
+    expected = bradley_terry_loss(*rewards.chunk(2), batch["margin"], 0.1).mean()
+    torch.testing.assert_close(trainer.compute_loss(trainer.model, batch), expected)
+    assert trainer.compute_loss(trainer.model, {**batch, "margin": -batch["margin"]}) != expected
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_agrees_with_trl(make_trainer, accumulation):
+    """Losses, gradient norms and metrics of three steps equal TRL's to float32 rounding."""
+    settings = dict(per_device_train_batch_size=4 // accumulation, gradient_accumulation_steps=accumulation)
+    ours = make_trainer(**settings)
+    theirs = make_trainer(trainer_class=trl.RewardTrainer, config_class=trl.RewardConfig, **settings)
+    ours.train()
+    theirs.train()
+    for a, b in zip(ours.state.log_history[:3], theirs.state.log_history[:3], strict=True):
+        assert set(a) == set(b)
+        names = set(a) - {"epoch", "step", "learning_rate"}
+        assert {n: a[n] for n in names} == pytest.approx({n: b[n] for n in names}, abs=1e-5, rel=1e-4)
+
+
+@pytest.mark.parametrize("pad_is_eos", [False, True])
+def test_a_row_scores_the_same_alone_and_in_a_batch(make_trainer, tiny_tokenizer, pad_is_eos):
+    """Also where the tokenizer pads with EOS: then transformers would read the reward one token too early."""
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    if pad_is_eos:
+        tokenizer.pad_token = tokenizer.eos_token
+    trainer = make_trainer(tokenizer=tokenizer)
+    trainer.train()
+    prompts, answers = [row["prompt"] for row in PAIRS], [row["chosen"] for row in PAIRS]
+    together = score(trainer.model, trainer.processing_class, prompts, answers)
+    for i in range(len(PAIRS)):
+        ids = tiny_tokenizer(prompts[i] + answers[i] + tiny_tokenizer.eos_token, return_tensors="pt")["input_ids"]
+        hidden = trainer.model.model(input_ids=ids).last_hidden_state[0, -1]
+        assert together[i] == pytest.approx((trainer.model.score.weight @ hidden).item(), abs=1e-5)
+        assert together[i] == pytest.approx(
+            score(trainer.model, tokenizer, prompts[i : i + 1], answers[i : i + 1])[0], abs=1e-5
+        )
+    assert trainer.processing_class.pad_token != trainer.processing_class.eos_token
+
+
+def test_an_unfinished_answer_is_scored_without_eos(tiny_tokenizer):
+    assert render(tiny_tokenizer, "a", " b", True) == " b".join(["a", tiny_tokenizer.eos_token])
+    assert render(tiny_tokenizer, "a", " b", False) == "a b"
+    chat = [{"role": "user", "content": "a"}], [{"role": "assistant", "content": "b"}]
+    assert render(tiny_tokenizer, *chat, True).endswith("assistant\nb<|im_end|>")
+    assert render(tiny_tokenizer, *chat, False).endswith("assistant\nb")
+
+
+def test_spare_pad_token_is_never_eos(tiny_tokenizer):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    assert spare_pad_token(tokenizer) == "<|pad|>"
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.bos_token = tokenizer.eos_token
+    assert spare_pad_token(tokenizer) == "<|pad|>"
+
+
+def test_a_tokenizer_with_nothing_but_eos_is_refused():
+    bpe = Tokenizer(models.BPE({"a": 0, "<eos>": 1}, []))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>", pad_token="<eos>")
+    with pytest.raises(InputError, match="add one"):
+        spare_pad_token(tokenizer)
+    tokenizer.unk_token = "a"
+    assert spare_pad_token(tokenizer) == "a"
+
+
+def test_saved_model_loads_and_scores_the_same(make_trainer, tmp_path):
+    trainer = make_trainer()
+    trainer.train()
+    trainer.save_model(tmp_path / "saved")
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")
+    args = trainer.processing_class, ["Mara"], [" lives."]
+    assert score(loaded, *args) == score(trainer.model, *args)
+
+
+def test_resume_equals_no_kill(make_trainer, tmp_path):
+    settings = dict(max_steps=4, save_strategy="steps", save_steps=2)
+    straight = make_trainer(output_dir=str(tmp_path / "a"), **settings)
+    straight.train()
+    resumed = make_trainer(output_dir=str(tmp_path / "b"), **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-2"))
+    for (name, p), q in zip(straight.model.named_parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(p, q), name
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "is empty"),
+        ([{"prompt": "a", "chosen": "b"}], "no column 'rejected'"),
+        ([{"prompt": "a", "chosen": "b", "rejected": "b"}], "row 0: 'chosen' and 'rejected' are the same"),
+        ([{"prompt": "a", "chosen": "b", "rejected": ""}], "row 0: 'rejected' is empty"),
+    ],
+)
+def test_bad_pairs_are_an_error_before_the_first_step(make_trainer, rows, message):
+    with pytest.raises(InputError, match=message):
+        make_trainer(rows)
+
+
+def test_pairs_beyond_max_length_are_left_out_not_cut(make_trainer):
+    assert len(make_trainer(max_length=20).train_dataset) < len(PAIRS)
+    with pytest.raises(InputError, match="every pair"):
+        make_trainer(max_length=2)
