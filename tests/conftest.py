@@ -67,19 +67,19 @@ def tiny_llama(tiny_tokenizer):
 
     def make(seed=0, **overrides):
         torch.manual_seed(seed)
-        config = dict(
-            vocab_size=len(tiny_tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=256,
-            pad_token_id=tiny_tokenizer.pad_token_id,
-            eos_token_id=tiny_tokenizer.eos_token_id,
-            bos_token_id=tiny_tokenizer.bos_token_id,
-            initializer_range=0.2,
-        )
+        config = {
+            "vocab_size": len(tiny_tokenizer),
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 256,
+            "pad_token_id": tiny_tokenizer.pad_token_id,
+            "eos_token_id": tiny_tokenizer.eos_token_id,
+            "bos_token_id": tiny_tokenizer.bos_token_id,
+            "initializer_range": 0.2,
+        }
         return LlamaForCausalLM(LlamaConfig(**{**config, **overrides}))
 
     return make
@@ -87,23 +87,23 @@ def tiny_llama(tiny_tokenizer):
 
 @pytest.fixture(scope="session")
 def tiny_gpt2(tiny_tokenizer):
-    """Factory: `tiny_gpt2(seed)` is a GPT-2 (absolute positions, dropout 0.1 in training) with 2 layers of width 32."""
+    """Factory: `tiny_gpt2(seed)` is a GPT-2 with 2 layers of width 32: absolute positions, dropout 0.1."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
     def make(seed=0, **overrides):
         torch.manual_seed(seed)
-        config = dict(
-            vocab_size=len(tiny_tokenizer),
-            n_embd=32,
-            n_layer=2,
-            n_head=4,
-            n_positions=256,
-            pad_token_id=tiny_tokenizer.pad_token_id,
-            eos_token_id=tiny_tokenizer.eos_token_id,
-            bos_token_id=tiny_tokenizer.bos_token_id,
-            initializer_range=0.2,
-        )
+        config = {
+            "vocab_size": len(tiny_tokenizer),
+            "n_embd": 32,
+            "n_layer": 2,
+            "n_head": 4,
+            "n_positions": 256,
+            "pad_token_id": tiny_tokenizer.pad_token_id,
+            "eos_token_id": tiny_tokenizer.eos_token_id,
+            "bos_token_id": tiny_tokenizer.bos_token_id,
+            "initializer_range": 0.2,
+        }
         return GPT2LMHeadModel(GPT2Config(**{**config, **overrides}))
 
     return make

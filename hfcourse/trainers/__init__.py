@@ -1,6 +1,7 @@
 """Trainers: each file holds one method, its Config above its Trainer. Imported when first used."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 _MODULE_OF = {
     f"{method}{kind}": f"hfcourse.trainers.{module}_trainer"
@@ -16,7 +17,22 @@ _MODULE_OF = {
 __all__ = sorted(_MODULE_OF)
 
 
+if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
+    from hfcourse.trainers.causal_lm_trainer import (
+        CausalLMConfig as CausalLMConfig,
+        CausalLMTrainer as CausalLMTrainer,
+    )
+    from hfcourse.trainers.dpo_trainer import DPOConfig as DPOConfig, DPOTrainer as DPOTrainer
+    from hfcourse.trainers.ppo_trainer import PPOConfig as PPOConfig, PPOTrainer as PPOTrainer
+    from hfcourse.trainers.reward_trainer import RewardConfig as RewardConfig, RewardTrainer as RewardTrainer
+    from hfcourse.trainers.sft_trainer import SFTConfig as SFTConfig, SFTTrainer as SFTTrainer
+
+
 def __getattr__(name: str):
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'hfcourse.trainers' has no attribute '{name}'")
     return getattr(import_module(_MODULE_OF[name]), name)
+
+
+def __dir__():
+    return [*globals(), *__all__]
