@@ -1,7 +1,10 @@
 """Reward models: sequence classifiers with one label. How a prompt and its answer become one number."""
 
+from pathlib import Path
+
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from trl.trainer.reward_trainer import suppress_seqcls_warning
 
 from hfcourse.errors import InputError
 
@@ -75,3 +78,32 @@ def score(
     model.config.pad_token_id = saved_pad_id
     model.train(was_training)
     return rewards
+
+
+def load_reward_model(
+    path: str, dtype: str | None = "auto", attn_implementation: str | None = None
+) -> PreTrainedModel:
+    """A reward model to train: a sequence classifier with one label, its head new where `path` is a causal LM.
+
+    Raises:
+        InputError: `path` is neither a folder with a model nor a Hub id.
+    """
+    options = {"num_labels": 1, "dtype": dtype or "auto", "attn_implementation": attn_implementation}
+    try:
+        with suppress_seqcls_warning():
+            return AutoModelForSequenceClassification.from_pretrained(path, **options)
+    except (OSError, ValueError) as e:
+        raise InputError(f"model_name_or_path: no model in '{path}': {str(e).splitlines()[0]}") from e
+
+
+def merge_adapter(trainer: Trainer) -> None:
+    """Turn the adapter that a reward trainer saved in `output_dir` into an ordinary reward-model folder.
+
+    A reward model is only ever read: merged, it loads everywhere without PEFT, its head included.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if hasattr(model, "peft_config") and trainer.args.should_save:
+        folder = Path(trainer.args.output_dir)
+        model.merge_and_unload().save_pretrained(folder)
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            (folder / name).unlink(missing_ok=True)

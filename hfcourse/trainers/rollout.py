@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
+from importlib import import_module
 
 import torch
 from torch import Tensor
@@ -137,3 +138,23 @@ class SaveOnRolloutBoundary(TrainerCallback):
         control.should_save = self.is_due and at_boundary
         self.is_due &= not control.should_save
         return control
+
+
+def load_reward_funcs(model_paths: list[str] | None, dotted_paths: list[str] | None) -> list[str | Callable]:
+    """Reward functions as a command line names them: models by path or Hub id, functions as `module.function`.
+
+    Raises:
+        InputError: neither is given, or a function cannot be imported.
+    """
+    functions = [_import_function(path) for path in dotted_paths or ()]
+    if not (model_paths or functions):
+        raise InputError("reward: give --reward_model_path, --reward_funcs, or both")
+    return [*(model_paths or ()), *functions]
+
+
+def _import_function(dotted_path: str) -> Callable:
+    module, _, name = dotted_path.rpartition(".")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, ValueError, AttributeError) as e:
+        raise InputError(f"reward_funcs: cannot import '{dotted_path}': {e}") from e

@@ -166,7 +166,7 @@ def test_updates_per_rollout_are_counted_and_each_epoch_is_a_new_permutation(mak
         trainer.model.train()
         batch = trainer._prepare_inputs([{"prompt": p} for p in PROMPTS])
         orders.append([tuple(ids) for ids in batch["prompt_ids"].tolist()])
-    first, second = sum(orders[:4], []), sum(orders[4:], [])
+    first, second = [row for o in orders[:4] for row in o], [row for o in orders[4:] for row in o]
     strip = lambda rows: sorted(tuple(t for t in row if t != trainer.processing_class.pad_token_id) for row in rows)  # noqa: E731
     assert strip(first) == strip(second)
     assert first != second
