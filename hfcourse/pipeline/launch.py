@@ -1,14 +1,14 @@
 """The frame of every recipe: strict flags, the world that was asked for, resume, save.
 
-    def main():
-        from hfcourse import SFTConfig, SFTTrainer          # heavy imports stay inside
+def main():
+    from hfcourse import SFTConfig, SFTTrainer          # heavy imports stay inside
 
-        script_args, training_args = parse(ScriptArguments, SFTConfig, description=__doc__)
-        ...
-        train_and_save(trainer, training_args)
+    script_args, training_args = parse(ScriptArguments, SFTConfig, description=__doc__)
+    ...
+    train_and_save(trainer, training_args)
 
-    if __name__ == "__main__":
-        recipe(main)
+if __name__ == "__main__":
+    recipe(main)
 """
 
 import os

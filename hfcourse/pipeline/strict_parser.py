@@ -27,12 +27,11 @@ class StrictParser(TrlParser):
     """
 
     def __init__(self, dataclass_types, description: str | None = None):
-        super().__init__(
-            dataclass_types, description=description, allow_abbrev=False, formatter_class=_HelpFormatter
-        )
+        super().__init__(dataclass_types, description=description, allow_abbrev=False, formatter_class=_HelpFormatter)
         self.add_argument(
-            "--config", metavar="FILE.yaml", help="YAML file of flags; those on the command line win. `env:` sets "
-            "environment variables."
+            "--config",
+            metavar="FILE.yaml",
+            help="YAML file of flags; those on the command line win. `env:` sets environment variables.",
         )
 
     def parse(self, argv: list[str]) -> tuple:

@@ -1,0 +1,7 @@
+"""Rows in, rows out: loading, prompt templates, packing."""
+
+from hfcourse.data.loading import load_dataset
+from hfcourse.data.packing import pack_documents
+from hfcourse.data.templates import PromptTemplate, apply_template
+
+__all__ = ["PromptTemplate", "apply_template", "load_dataset", "pack_documents"]
