@@ -4,8 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from hfcourse.errors import InputError
 from hfcourse.rl import generalized_advantage_estimation, leave_one_out_advantages

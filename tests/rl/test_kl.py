@@ -4,8 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from hfcourse.rl import kl_full, kl_k1, kl_k2, kl_k3, kl_penalized_rewards, rao_blackwellized_kl_loss
 
