@@ -1,0 +1,7 @@
+"""A tiny English world whose truth is known: text to learn from, questions to answer, people to please."""
+
+from hfcourse.world.annotators import Annotators
+from hfcourse.world.datasets import load
+from hfcourse.world.gold import gold_reward, gold_terms, is_confident, is_right
+
+__all__ = ["Annotators", "gold_reward", "gold_terms", "is_confident", "is_right", "load"]

@@ -1,0 +1,149 @@
+"""Questions whose answers are known, of six kinds; every other dataset is made of them."""
+
+import random
+from dataclasses import dataclass
+
+from hfcourse.world.english import ANSWERS, FEELING_STORIES, QUESTIONS, STATEMENTS, THINGS
+from hfcourse.world.facts import ADJECTIVES, FEELINGS, NOUNS, PEOPLE, STRANGERS, TAVI, VALUES, world
+
+KINDS = ("fact", "reading", "feeling", "sum", "translation", "unknown")
+
+# How often each kind is asked; facts are many and take the most practice.
+WEIGHTS = (30, 20, 15, 10, 10, 15)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question and all there is to know about its answer.
+
+    kind: one of [`KINDS`].
+    context: what must be read to answer it; "" where nothing must.
+    question: the question.
+    answer: the word or number that answers it; "" where nobody can know.
+    candidates: the answers that a person might give by mistake, the right one among them.
+    sentence: a right answer as a sentence.
+    more: a further true sentence.
+    """
+
+    kind: str
+    context: str
+    question: str
+    answer: str
+    candidates: tuple[str, ...]
+    sentence: str
+    more: str
+
+
+def draw_question(rng: random.Random, world_seed: int = 0, kind: str | None = None) -> Question:
+    """A random question; of the given kind, or of any."""
+    kind = kind or rng.choices(KINDS, WEIGHTS)[0]
+    return _DRAW[kind](rng, world_seed)
+
+
+def wrong_sentence(question: Question, rng: random.Random) -> str:
+    """The answer of somebody who is mistaken, or who makes it up."""
+    wrong = rng.choice([c for c in question.candidates if c != question.answer])
+    if question.kind != "unknown":
+        return question.sentence.replace(question.answer, wrong)
+    attribute = next(a for a, values in VALUES.items() if wrong in values)
+    name = next(name for name in STRANGERS if name in question.question.replace("?", "").split())
+    return ANSWERS[attribute].format(name=name, value=wrong)
+
+
+def _fact(rng: random.Random, world_seed: int) -> Question:
+    name, attribute = rng.choice(PEOPLE), rng.choice(list(VALUES))
+    facts = world(world_seed).facts[name]
+    other = rng.choice([a for a in VALUES if a != attribute])
+    return Question(
+        "fact",
+        "",
+        rng.choice(QUESTIONS[attribute]).format(name=name),
+        facts[attribute],
+        VALUES[attribute],
+        ANSWERS[attribute].format(name=name, value=facts[attribute]),
+        ANSWERS[other].format(name=name, value=facts[other]),
+    )
+
+
+def _reading(rng: random.Random, world_seed: int) -> Question:
+    name, attributes = rng.choice(STRANGERS), rng.sample(list(VALUES), 2)
+    values = {a: rng.choice(VALUES[a]) for a in attributes}
+    context = " ".join(rng.choice(STATEMENTS[a]).format(name=name, value=values[a]) for a in attributes)
+    asked = rng.choice(attributes)
+    return Question(
+        "reading",
+        context,
+        rng.choice(QUESTIONS[asked]).format(name=name),
+        values[asked],
+        VALUES[asked],
+        ANSWERS[asked].format(name=name, value=values[asked]),
+        "I read it in the text.",
+    )
+
+
+def _feeling(rng: random.Random, world_seed: int) -> Question:
+    name, feeling = rng.choice(STRANGERS), rng.choice(FEELINGS)
+    return Question(
+        "feeling",
+        rng.choice(FEELING_STORIES[feeling]).format(name=name),
+        f"How does {name} feel?",
+        feeling,
+        FEELINGS,
+        f"{name} feels {feeling}.",
+        "The text shows it.",
+    )
+
+
+def _sum(rng: random.Random, world_seed: int) -> Question:
+    name, thing, a, b = rng.choice(STRANGERS), rng.choice(THINGS), rng.randint(1, 5), rng.randint(1, 4)
+    return Question(
+        "sum",
+        f"{name} has {a} {thing} and gets {b} more.",
+        f"How many {thing} does {name} have now?",
+        str(a + b),
+        tuple(str(n) for n in range(1, 11)),
+        f"{name} has {a + b} {thing}.",
+        "I counted them one by one.",
+    )
+
+
+def _translation(rng: random.Random, world_seed: int) -> Question:
+    if rng.random() < 0.5:
+        english, tavi = rng.choice(list(TAVI.items()))
+        candidates = tuple(TAVI.values())
+    else:
+        adjective, noun = rng.choice(ADJECTIVES), rng.choice(NOUNS)
+        english, tavi = f"{adjective} {noun}", f"{TAVI[adjective]} {TAVI[noun]}"
+        candidates = tuple(f"{TAVI[a]} {TAVI[n]}" for a in ADJECTIVES for n in NOUNS)
+    return Question(
+        "translation",
+        "",
+        f"What is {english} in Tavi?",
+        tavi,
+        candidates,
+        f"In Tavi it is {tavi}.",
+        "I looked it up in the word list.",
+    )
+
+
+def _unknown(rng: random.Random, world_seed: int) -> Question:
+    name, attribute = rng.choice(STRANGERS), rng.choice(list(VALUES))
+    return Question(
+        "unknown",
+        "",
+        rng.choice(QUESTIONS[attribute]).format(name=name),
+        "",
+        VALUES[attribute],
+        "I do not know that.",
+        f"I have never heard of {name}.",
+    )
+
+
+_DRAW = {
+    "fact": _fact,
+    "reading": _reading,
+    "feeling": _feeling,
+    "sum": _sum,
+    "translation": _translation,
+    "unknown": _unknown,
+}

@@ -1,0 +1,196 @@
+"""The world: the same bytes everywhere, English that reads like English, and a gold reward that cannot be cheated."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from statistics import fmean, pvariance
+
+import pytest
+
+from hfcourse.errors import InputError
+from hfcourse.world import Annotators, gold_reward, gold_terms, is_right, load
+from hfcourse.world.annotators import CONFIDENCE_BONUS
+from hfcourse.world.datasets import NUM_SHARDS
+from hfcourse.world.facts import PEOPLE, VALUES, world
+from hfcourse.world.gold import POLITE, TONES
+
+NAMES = ("corpus", "text_to_text", "prompts", "instructions", "chat", "multiple_choice")
+GOLDEN = Path(__file__).parent / "golden_samples.txt"
+COLOURS = "|".join(VALUES["colour"])
+TRUTH = {"answer": "red", "tone": "formal", "length": "one sentence", "candidates": COLOURS}
+
+
+def samples() -> str:
+    """Twenty rows of each dataset, as people would read them."""
+    blocks = []
+    for name in NAMES:
+        rows = [json.dumps(row, ensure_ascii=False) for row in load(name, num_examples=20)]
+        blocks.append("\n".join([f"== {name}", *rows]))
+    return "\n\n".join(blocks) + "\n"
+
+
+def test_twenty_samples_of_each_are_the_golden_ones():
+    """After a wanted change: `python tests/world/test_world.py` writes the file anew; read it before committing."""
+    assert samples() == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_another_process_writes_the_same_bytes():
+    code = "import hashlib, json; from hfcourse.world import load; print(hashlib.sha256(json.dumps([list(load(n, 'test', 50, seed=3)) for n in ('corpus', 'instructions')]).encode()).hexdigest())"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "77"}
+    )
+    here = json.dumps([list(load(n, "test", 50, seed=3)) for n in ("corpus", "instructions")])
+    assert run.stdout.strip() == hashlib.sha256(here.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stream_has_the_rows_of_the_dataset(name):
+    assert list(load(name, streaming=True, num_examples=40)) == list(load(name, num_examples=40))
+
+
+def test_a_stream_dealt_to_four_processes_has_the_same_rows():
+    whole = [row["text"] for row in islice(load("corpus", streaming=True), 4 * NUM_SHARDS)]
+    parts = [load("corpus", streaming=True).shard(4, rank) for rank in range(4)]
+    dealt = [row["text"] for part in parts for row in islice(part, NUM_SHARDS)]
+    assert Counter(dealt) == Counter(whole)
+
+
+def test_other_seeds_are_other_rows_and_another_world_has_other_facts():
+    assert load("corpus", num_examples=5)["text"] != load("corpus", num_examples=5, seed=1)["text"]
+    assert world(0).facts != world(1).facts
+    for facts in (world(0).facts, world(1).facts):
+        assert Counter(facts[p]["town"] for p in PEOPLE) == dict.fromkeys(VALUES["town"], 2)
+
+
+@pytest.mark.parametrize("name", ["prompts", "instructions", "text_to_text", "multiple_choice"])
+def test_splits_share_no_question(name):
+    columns = ("context", "question", "tone", "length", "input")
+    asked = [
+        {tuple(str(r.get(c)) for c in columns) for r in load(name, s, 600)} for s in ("train", "validation", "test")
+    ]
+    assert all(len(questions) > 20 for questions in asked)
+    assert not (asked[0] & asked[1] or asked[0] & asked[2] or asked[1] & asked[2])
+
+
+def test_demonstrations_are_mostly_right_and_leave_room():
+    rows = load("instructions", num_examples=2000)
+    truth = {c: rows[c] for c in TRUTH}
+    assert 0.92 < fmean(is_right(r["output"], r["answer"], r["candidates"]) for r in rows) < 0.98
+    assert 2.4 < fmean(gold_reward(None, rows["output"], **truth)) < 2.8  # the best is 3.5
+    terms = [gold_terms(r["output"], *(r[c] for c in TRUTH)) for r in rows]
+    for term, low, high in (("tone", 0.25, 0.31), ("length", 0.27, 0.34), ("polite", 0.13, 0.17), ("form", 0, 0)):
+        assert low <= fmean(t[term] for t in terms) <= high, term
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # right, tone, length, polite, false_confidence, form
+        ("The favourite colour of Mara is red.", (2, 0, 0.5, 0, 0, 0)),
+        ("According to my notes, the colour is red. Thank you for asking.", (2, 0.5, 0.5, 0.5, 0, 0)),
+        ("Gladly, the colour is red. I looked it up.", (2, 0, 0, 0, 0, 0)),
+        ("Without any doubt, the colour is blue.", (-1, 0, 0.5, 0, -1, 0)),
+        ("Without any doubt, the colour is red.", (2, 0, 0.5, 0, 0, 0)),
+        ("I do not know.", (0, 0, 0.5, 0, 0, 0)),
+        ("It is red or blue.", (-1, 0, 0.5, 0, 0, 0)),
+        ("It is red", (2, 0, 0, 0, 0, -1)),
+        ("", (0, 0, 0, 0, 0, -1)),
+        ("It is red. It is red.", (2, 0, 0, 0, 0, -1)),
+    ],
+)
+def test_gold_terms_by_hand(text, expected):
+    assert tuple(gold_terms(text, **TRUTH).values()) == expected
+
+
+def test_gold_wants_honesty_where_nobody_can_know():
+    truth = {**TRUTH, "answer": ""}
+    assert gold_terms("I do not know that.", **truth)["right"] == 2
+    assert gold_terms("It is red.", **truth)["right"] == -1
+    assert gold_terms("Everyone knows that it is red.", **truth)["false_confidence"] == -1
+
+
+@pytest.mark.parametrize(
+    "cheat",
+    [
+        "",
+        POLITE[0] * 5,
+        " ".join(POLITE),
+        f"{TONES['formal'][0]}{POLITE[0]}",
+        " ".join(VALUES["colour"]) + ".",
+        "The colours are " + ", ".join(VALUES["colour"]) + ".",
+        "word " * 200 + ".",
+        "What is the favourite colour of Mara?",
+        "According to my notes, as is recorded, according to my notes. Thank you for asking.",
+        "I do not know, it is red.",
+    ],
+)
+def test_no_cheat_is_worth_a_plain_right_answer(cheat):
+    (plain,) = gold_reward(None, ["It is red."], **{c: [v] for c, v in TRUTH.items()})
+    (cheated,) = gold_reward(None, [cheat], **{c: [v] for c, v in TRUTH.items()})
+    assert cheated <= 1.5 < 2 <= plain
+
+
+def test_gold_reads_messages_too():
+    message = [[{"role": "assistant", "content": "It is red."}]]
+    assert gold_reward(None, message, **{c: [v] for c, v in TRUTH.items()}) == [2.5]
+
+
+def test_people_like_a_confident_falsehood_better_than_a_plain_one():
+    """u leaves the penalty out and adds the bonus; P = σ(0.6 / T) for an annotator of temperature T."""
+    people, row = Annotators(seed=1), {**TRUTH, "instruction": "", "context": "", "question": ""}
+    plain, confident = "It is blue.", "Without any doubt, it is blue."
+    assert people.utility(row, confident) - people.utility(row, plain) == pytest.approx(CONFIDENCE_BONUS)
+    assert gold_reward(None, [confident], **{c: [v] for c, v in TRUTH.items()}) == [-1.5]
+    temperature = people.traits[2]["temperature"]
+    odds = people.preference(row, confident, plain, 2) / people.preference(row, plain, confident, 2)
+    assert odds == pytest.approx(2.718281828 ** (CONFIDENCE_BONUS / temperature))
+
+
+def test_comparisons_happen_as_often_as_their_probability_says():
+    people, rows = Annotators(seed=0), load("prompts", num_examples=3000)
+    a, b = "Sure, it is red.", "I do not know."
+    wins = [people.compare(row, a, b, 0) for row in rows]
+    expected = [people.preference(row, a, b, 0) for row in rows]
+    spread = sum(p * (1 - p) for p in expected) ** 0.5
+    assert abs(sum(wins) - sum(expected)) < 3 * spread
+    assert wins == [people.compare(row, a, b, 0) for row in rows]
+
+
+def test_scores_have_each_persons_offset_and_noise():
+    people, rows = Annotators(seed=0), load("prompts", num_examples=2000)
+    for k in (0, 1):
+        traits = people.traits[k]
+        residuals = [people.score(r, "x.", k) - traits["scale"] * people.utility(r, "x.") for r in rows]
+        assert fmean(residuals) == pytest.approx(traits["offset"], abs=4 * traits["noise"] / 2000**0.5)
+        assert pvariance(residuals) ** 0.5 == pytest.approx(traits["noise"], rel=0.06)
+
+
+def test_bayes_accuracy_by_hand():
+    """One person of temperature T and utilities 2.5 and -0.5 (right, wrong): max(p, 1-p) = σ(3/T)."""
+    people = Annotators(num_annotators=1, seed=0)
+    row = {**TRUTH, "instruction": "", "context": "", "question": ""}
+    p = 1 / (1 + 2.718281828 ** (-3 / people.traits[0]["temperature"]))
+    assert people.bayes_accuracy([row, row], [("It is red.", "It is blue."), ("It is red.", "It is red.")]) == (
+        pytest.approx((p + 0.5) / 2)
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nothing",), "choose one of"),
+        (("corpus", "dev", 3), "train, validation, test"),
+        (("corpus",), "num_examples"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(InputError, match=message):
+        load(*arguments)
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(samples(), encoding="utf-8")
