@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from hfcourse.errors import InputError
 from hfcourse.losses import dpo_loss, hinge_preference_loss, ipo_loss, ipo_mean_loss, robust_dpo_loss

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from hfcourse.losses import language_modeling_loss
