@@ -14,9 +14,6 @@ from hfcourse.world.questions import KINDS, draw_question
 
 SPLITS = ("train", "validation", "test")
 
-# A stream is dealt out to processes and workers by shards; the union of their rows is that of one process.
-NUM_SHARDS = 64
-
 # A name for each kind of question, as MMLU has subjects.
 SUBJECTS = {"fact": "people", "reading": "reading", "feeling": "feelings", "sum": "arithmetic", "translation": "tavi"}
 
@@ -35,7 +32,7 @@ def load(
     |-------------------|---------------------------------------------------------------------------------------|
     | `corpus`          | text                                                                                  |
     | `text_to_text`    | task, input, target                                                                   |
-    | `prompts`         | task, instruction, context, question; and for the gold reward answer, tone, length, candidates |
+    | `prompts`         | task, instruction, context, question; for the gold: answer, tone, length, candidates  |
     | `instructions`    | those of `prompts`, and output                                                        |
     | `chat`            | messages (system, user, assistant), and those for the gold reward                     |
     | `multiple_choice` | question, choices, answer (the index), subject: MMLU's                                |
@@ -59,23 +56,13 @@ def load(
         raise InputError(f"world/{name} does not end: say how many rows (num_examples), or stream it")
     if not streaming:
         return Dataset.from_list([_row(name, split, seed, world_seed, i) for i in range(num_examples)])
-    stream = IterableDataset.from_generator(
-        _stream,
-        gen_kwargs={
-            "shards": list(range(NUM_SHARDS)),
-            "name": name,
-            "split": split,
-            "seed": seed,
-            "world": world_seed,
-        },
-    )
+    arguments = {"name": name, "split": split, "seed": seed, "world_seed": world_seed}
+    stream = IterableDataset.from_generator(_stream, gen_kwargs=arguments)
     return stream if num_examples is None else stream.take(num_examples)
 
 
-def _stream(shards: list[int], name: str, split: str, seed: int, world: int) -> Iterator[dict]:
-    for start in count(0, NUM_SHARDS):
-        for shard in shards:
-            yield _row(name, split, seed, world, start + shard)
+def _stream(name: str, split: str, seed: int, world_seed: int) -> Iterator[dict]:
+    return (_row(name, split, seed, world_seed, i) for i in count())
 
 
 def _row(name: str, split: str, seed: int, world_seed: int, i: int) -> dict:

@@ -29,21 +29,21 @@ ANSWERS = {attribute: wordings[0] for attribute, wordings in STATEMENTS.items()}
 
 FEELING_STORIES = {
     "happy": (
-        "{name} got a letter from an old friend and smiled all day.",
+        "{name} got a letter from a friend and smiled all day.",
         "{name} won a prize and danced in the garden.",
     ),
     "sad": (
         "{name} lost a dear old book and cried a little.",
-        "The best friend of {name} moved away, and {name} wept.",
+        "The friend of {name} moved away, and {name} wept.",
     ),
     "angry": (
-        "Somebody broke the window of {name}, who shouted loudly.",
+        "Somebody broke the window of {name}, who shouted.",
         "{name} slammed the door and stamped a foot.",
     ),
     "afraid": ("{name} heard a strange noise in the dark and hid.", "{name} saw a wolf and trembled."),
     "proud": (
         "{name} finished a long wall and showed it to everyone.",
-        "{name} learned to swim and told the whole town.",
+        "{name} learned to swim and told the town.",
     ),
     "tired": ("{name} worked all night and yawned.", "After the long walk {name} wanted nothing but a bed."),
 }
