@@ -326,9 +326,9 @@ def wrong_kl_gradients(world, rollout, logps):
     ],
 )
 def test_wrong_kl_has_another_direction(world, rollout, logps, kl_truth, name, cosine_below):
-    """Cosine to the exact gradient of the KL, measured on (Llama, GPT-2, Llama at T = 0.7): k2 token by token .71,
-    .98, -.02; k3 token by token .76, .99, .06; k3 in the reward -.38, -.92, .41. The full KL without its score term and k1
-    on its own token are, in expectation, the same partial gradient as k2 token by token."""
+    """Cosine to the exact gradient of the KL, on (Llama, GPT-2, Llama at T = 0.7): k2 token by token .71, .98, -.02;
+    k3 token by token .76, .99, .06; k3 in the reward -.38, -.92, .41. The full KL without its score term and k1 on its
+    own token are, in expectation, the same partial gradient as k2 token by token."""
     assert cosine(wrong_kl_gradients(world, rollout, logps)[name](), kl_truth) < cosine_below
 
 
