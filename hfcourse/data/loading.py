@@ -88,13 +88,14 @@ def _from_source(dataset_name: str, split: str, config: str | None, streaming: b
 
 
 def _from_file(path: Path, split: str, streaming: bool):
-    builder = BUILDER_OF.get(path.suffix.lower())
+    suffix = Path(path.stem if path.suffix == ".gz" else path.name).suffix.lower()
+    builder = BUILDER_OF.get(suffix)
     if builder is None:
-        raise InputError(f"dataset_name: '{path}' is none of {', '.join(BUILDER_OF)}")
+        raise InputError(f"dataset_name: '{path}' is none of {', '.join(BUILDER_OF)} (or one of them gzipped, .gz)")
     _only_train(path, split)
     if path.stat().st_size == 0:
         raise InputError(f"dataset_name: '{path}' is empty")
-    options = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
+    options = {"sep": "\t"} if suffix == ".tsv" else {}
     dataset = datasets.load_dataset(builder, data_files=str(path), split=split, streaming=streaming, **options)
     return dataset.filter(_has_text) if builder == "text" else dataset
 
@@ -135,7 +136,7 @@ def _check(dataset, dataset_name: str, split: str, required_columns: tuple[str, 
 
 def _looks_local(dataset_name: str) -> bool:
     return (
-        Path(dataset_name).suffix.lower() in BUILDER_OF
+        Path(dataset_name).suffix.lower() in {*BUILDER_OF, ".gz"}
         or dataset_name.count("/") > 1
         or dataset_name.startswith((".", "~"))
     )

@@ -8,6 +8,7 @@ from datasets import Dataset, IterableDataset
 from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from hfcourse.data.dialogues import comparisons_from_dialogues
 from hfcourse.errors import InputError
 
 FOLDER = Path(__file__).parent / "templates"
@@ -59,11 +60,14 @@ def apply_template(
 
     Args:
         dataset: with the columns that [`PromptTemplate`] understands.
-        template: four_part_en, four_part_zh, alpaca, plain, or a path to a .jinja file.
+        template: four_part_en, four_part_zh, alpaca, plain, or a path to a .jinja file; or hh_rlhf, which makes chat
+            messages of Anthropic's pairs ([`comparisons_from_dialogues`]).
 
     Raises:
         InputError: no such template, or no column to ask from.
     """
+    if template == "hh_rlhf":
+        return comparisons_from_dialogues(dataset)
     template = PromptTemplate(template, eos_token)
     first = next(iter(dataset), None)
     if first is None:

@@ -62,7 +62,8 @@ class ScriptArguments:
         default=None,
         metadata={
             "help": "Turns instruction, context, question and output columns into prompt and completion: "
-            "four_part_en, four_part_zh, alpaca, plain, or a .jinja file. Unset: the dataset has its final columns."
+            "four_part_en, four_part_zh, alpaca, plain, or a .jinja file. hh_rlhf makes chat messages of HH-RLHF's "
+            "pairs. Unset: the dataset has its final columns."
         },
     )
     expected_processes: int | None = field(
