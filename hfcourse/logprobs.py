@@ -45,10 +45,12 @@ def token_logps(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> tup
         logps (...) and entropy (...).
     """
     valid = labels != IGNORE_INDEX
-    log_probs = F.log_softmax(at_least_float32(logits) / temperature, dim=-1)
+    logits = at_least_float32(logits)
+    # A division by 1 would be one more pass over the largest tensor of the whole step.
+    log_probs = F.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)
     logps = log_probs.gather(-1, labels.where(valid, 0).unsqueeze(-1)).squeeze(-1)
     # p log p tends to 0 with p, but 0 · -inf is NaN.
-    finite_log_probs = log_probs.masked_fill(log_probs.isneginf(), 0.0)
+    finite_log_probs = log_probs.clamp(min=torch.finfo(log_probs.dtype).min)
     entropy = -(log_probs.exp() * finite_log_probs).sum(-1)
     return logps.where(valid, 0.0), entropy.where(valid, 0.0)
 
@@ -118,5 +120,6 @@ def _row_stats(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     logits = at_least_float32(F.linear(rows, weight, bias))
     with torch.no_grad():
-        is_top1, mean_logits = logits.argmax(-1) == labels, logits.mean(-1)
+        # `max` with its index is four times as fast as `argmax` on a CPU.
+        is_top1, mean_logits = logits.max(-1).indices == labels, logits.mean(-1)
     return *token_logps(logits, labels, temperature), is_top1, mean_logits

@@ -96,7 +96,7 @@ def test_wrong_leave_one_out_is_caught(wrong):
 
 def by_definition(rewards, values, gamma, lam):
     """A_t = Σ_l (γλ)^l δ_{t+l}, a double loop over plain lists."""
-    following = [*values[1:], 0.0]
+    following = [*values[1:], 0.0][: len(values)]
     deltas = [r + gamma * n - v for r, n, v in zip(rewards, following, values, strict=True)]
     return [sum((gamma * lam) ** (u - t) * deltas[u] for u in range(t, len(deltas))) for t in range(len(deltas))]
 
