@@ -4,8 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from hfcourse import logprobs
 from hfcourse.logprobs import TokenStats, token_logps, token_logps_from_hidden, token_stats_from_hidden
