@@ -43,7 +43,7 @@ class HardwareDefaults:
             "default on an accelerator, off on a CPU."
         },
     )
-    report_to: None | str | list[str] = field(  # noqa: RUF036  (the parser of flags takes the second for the type)
+    report_to: None | str | list[str] = field(
         default="none",
         metadata={"help": "Where to log: none, tensorboard, trackio, wandb, … or all that are installed."},
     )
