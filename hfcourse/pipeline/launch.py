@@ -176,8 +176,9 @@ def load_causal_lm(
     model_args: "ModelConfig", config: "PretrainedConfig | None" = None, trust_remote_code: bool = False
 ) -> "PreTrainedModel":
     """`--model_name_or_path`, or a new model of `config` where no model is named; in `--dtype`, quantised if asked."""
+    from accelerate import PartialState
     from transformers import AutoModelForCausalLM
-    from trl import get_kbit_device_map, get_quantization_config
+    from trl import get_quantization_config
 
     options = {"dtype": model_args.dtype, "attn_implementation": model_args.attn_implementation}
     if model_args.model_name_or_path is None and config is not None:
@@ -185,7 +186,9 @@ def load_causal_lm(
     _check_source(model_args.model_name_or_path)
     quantization_config = get_quantization_config(model_args)
     if quantization_config is not None:
-        options |= {"quantization_config": quantization_config, "device_map": get_kbit_device_map()}
+        # bitsandbytes places the weights while it reads them: each process's on its own device.
+        device_map = {"": PartialState().local_process_index}
+        options |= {"quantization_config": quantization_config, "device_map": device_map}
     try:
         return AutoModelForCausalLM.from_pretrained(
             model_args.model_name_or_path,

@@ -27,7 +27,13 @@ class StrictParser(TrlParser):
     """
 
     def __init__(self, dataclass_types, description: str | None = None):
-        super().__init__(dataclass_types, description=description, allow_abbrev=False, formatter_class=_HelpFormatter)
+        super().__init__(
+            dataclass_types,
+            usage="%(prog)s [--config FILE.yaml] [--flag value …]",
+            description=description,
+            allow_abbrev=False,
+            formatter_class=_HelpFormatter,
+        )
         self.add_argument(
             "--config",
             metavar="FILE.yaml",
