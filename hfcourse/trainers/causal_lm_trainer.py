@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 
 from hfcourse.data.packing import pack_documents
 from hfcourse.errors import InputError
+from hfcourse.hub.model_card import ModelCardMixin
 from hfcourse.logprobs import IGNORE_INDEX
 from hfcourse.losses import language_modeling_loss
 from hfcourse.trainers.checks import check_columns
@@ -30,7 +31,7 @@ class CausalLMConfig(HardwareDefaults, TrainingArguments):
     logging_steps: float = field(default=10, metadata={"help": "Log every so many steps; below 1, a share of all."})
 
 
-class CausalLMTrainer(transformers.Trainer):
+class CausalLMTrainer(ModelCardMixin, transformers.Trainer):
     """`transformers.Trainer` that owns its loss and packs its documents.
 
         L = -(1/n) Σ_t log p(x_t | x_<t)     n: predicted tokens of the whole optimizer step, over all processes
@@ -49,6 +50,9 @@ class CausalLMTrainer(transformers.Trainer):
         peft_config: trains an adapter instead of the model.
     """
 
+    _tag_names = ["causal-lm"]
+    _name = "Causal language modeling"
+    _paper = {}
     loss_is_scaled_for_ga = True
 
     def __init__(

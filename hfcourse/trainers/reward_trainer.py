@@ -7,6 +7,7 @@ import trl
 from transformers.utils import logging
 
 from hfcourse.errors import InputError
+from hfcourse.hub.model_card import ModelCardMixin
 from hfcourse.losses import bradley_terry_loss
 from hfcourse.models.reward_model import spare_pad_token
 from hfcourse.trainers.checks import check_preferences
@@ -28,7 +29,7 @@ class RewardConfig(HardwareDefaults, trl.RewardConfig):
     )
 
 
-class RewardTrainer(trl.RewardTrainer):
+class RewardTrainer(ModelCardMixin, trl.RewardTrainer):
     """`trl.RewardTrainer` with [`hfcourse.losses.bradley_terry_loss`] as its loss; a drop-in.
 
         L = -log σ( RM(x, y_w) - RM(x, y_l) - margin ) + c (RM(x, y_w) + RM(x, y_l))²
@@ -41,6 +42,8 @@ class RewardTrainer(trl.RewardTrainer):
     Only differences are learnt: a constant added to every reward of a prompt changes nothing, so RM(y_w) > 0 > RM(y_l)
     need not hold. `center_rewards_coefficient` pins the mean near 0.
     """
+
+    _paper = {"title": "Training language models to follow instructions with human feedback", "id": "2203.02155"}
 
     def __init__(self, model, args=None, *, train_dataset=None, processing_class=None, **kwargs):
         args = args or RewardConfig("Reward")

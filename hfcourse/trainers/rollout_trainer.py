@@ -13,6 +13,7 @@ from trl.models.utils import disable_gradient_checkpointing, prepare_deepspeed, 
 from trl.trainer.utils import use_adapter
 
 from hfcourse.errors import InputError
+from hfcourse.hub.model_card import ModelCardMixin
 from hfcourse.masking import masked_moments, masked_sum, mean_and_variance
 from hfcourse.models.token_stats import add_token_stats_head
 from hfcourse.rl import kl_k1, kl_k3
@@ -33,7 +34,7 @@ logger = logging.get_logger(__name__)
 RATIO_TOLERANCE = {False: 1e-3, True: 5e-2}  # bf16?
 
 
-class RolloutTrainer(trl.RLOOTrainer):
+class RolloutTrainer(ModelCardMixin, trl.RLOOTrainer):
     """`trl.RLOOTrainer` up to the scores of a rollout; `_assign_credit` and `_compute_loss` are the method's.
 
     From the parent: generation (transformers or vLLM), reward functions, sharding. Changed, beside the method:
