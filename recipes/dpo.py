@@ -40,7 +40,7 @@ def main():
         processing_class=load_tokenizer(model_args.model_name_or_path, model_args.model_revision),
         peft_config=get_peft_config(model_args),
     )
-    train_and_save(trainer, training_args)
+    train_and_save(trainer, training_args, script_args)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def main():
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args),
     )
-    train_and_save(trainer, training_args)
+    train_and_save(trainer, training_args, script_args)
 
 
 if __name__ == "__main__":

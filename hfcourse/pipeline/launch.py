@@ -66,6 +66,10 @@ class ScriptArguments:
             "pairs. Unset: the dataset has its final columns."
         },
     )
+    license: str | None = field(
+        default=None,
+        metadata={"help": "Licence of the trained model, for its card: an id such as apache-2.0. Unset: its base's."},
+    )
     expected_processes: int | None = field(
         default=None,
         metadata={
@@ -212,12 +216,18 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def train_and_save(trainer: "Trainer", args: "TrainingArguments") -> dict[str, float]:
-    """Train (or resume), then leave the model, its state and its metrics in `output_dir`, and on the Hub if asked.
+def train_and_save(
+    trainer: "Trainer", args: "TrainingArguments", script_args: ScriptArguments | None = None
+) -> dict[str, float]:
+    """Train (or resume), then leave model, card, state and metrics in `output_dir`, and on the Hub if asked.
+
+    `script_args` tells the card what a trainer cannot know: the name of its data, and its licence.
 
     Returns:
         The metrics, which are in all_results.json too: `train_loss`, `train_runtime` (seconds), … and `eval_*`.
     """
+    if script_args is not None:
+        trainer.card_dataset, trainer.card_license = script_args.dataset_name, script_args.license
     checkpoint = checkpoint_to_resume(args)
     if checkpoint is not None:
         trainer.accelerator.print(f"resuming from {checkpoint}")
@@ -230,7 +240,9 @@ def train_and_save(trainer: "Trainer", args: "TrainingArguments") -> dict[str, f
     trainer.save_model()
     trainer.save_state()
     if args.push_to_hub:
-        trainer.push_to_hub()
+        trainer.push_to_hub()  # writes the card too
+    else:
+        trainer.create_model_card()
     return metrics
 
 
