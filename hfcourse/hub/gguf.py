@@ -23,8 +23,6 @@ from transformers.utils import is_gguf_available
 
 from hfcourse.errors import InputError
 
-UNBOUNDED = 10**9  # transformers says "no limit" with a model_max_length of 1e30
-
 
 @dataclass(frozen=True)
 class ImportedModel:
@@ -37,11 +35,7 @@ class ImportedModel:
 
 
 def find_gguf(package: str) -> Path:
-    """The one .gguf file inside an installed package, found by its metadata: the package is not imported.
-
-    Raises:
-        InputError: the package is not installed, or holds no .gguf file, or several.
-    """
+    """The one .gguf file of an installed package, which is not imported. Raises InputError if there is not one."""
     try:
         files = importlib.metadata.files(package) or []
     except importlib.metadata.PackageNotFoundError:
@@ -119,7 +113,7 @@ def _load(gguf_file: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrai
     if info["missing_keys"]:
         # They would hold fresh random numbers, which save and reload with equal logits.
         raise InputError(f"gguf_file: '{gguf_file}' lacks the weights {', '.join(sorted(info['missing_keys'])[:3])}")
-    # Dense as its weights are, what was loaded from GGUF counts as quantised: Trainer and save_pretrained refuse it.
+    # Dense as its weights are, what comes from GGUF counts as quantised: Trainer and save_pretrained refuse it.
     model = auto_class.from_config(config, dtype=dtype)
     model.load_state_dict(quantised.state_dict())
     return model.eval(), tokenizer
@@ -141,7 +135,7 @@ def _name_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
             setattr(model.config, name, token_id)
             setattr(model.generation_config, name, token_id)
     positions = getattr(model.config, "max_position_embeddings", None)
-    if tokenizer.model_max_length > UNBOUNDED and positions:
+    if positions and tokenizer.model_max_length > positions:  # 1e30 where the file is silent
         tokenizer.model_max_length = positions
 
 
