@@ -41,14 +41,15 @@ def main():
     script_args, args, model_args = parse(ScriptArguments, LabelArguments, ModelConfig, description=__doc__)
     columns = ("answer", "tone", "length", "candidates")
     model, tokenizer = load_causal_lm(model_args), load_tokenizer(model_args.model_name_or_path)
-    people, folder, report = Annotators(args.num_annotators, args.seed), Path(args.output_dir), {}
+    people, folder = Annotators(args.num_annotators, args.seed), Path(args.output_dir)
+    done = folder / "preferences.json"
+    report = json.loads(done.read_text(encoding="utf-8")) if done.is_file() else {}
     splits = {
         "train": (script_args.dataset_train_split, script_args.num_train_examples),
         "test": (script_args.dataset_test_split, script_args.num_eval_examples),
     }
     for offset, (name, (split, count)) in enumerate(splits.items()):
-        if (folder / f"{name}.json").is_file():
-            report[name] = json.loads((folder / f"{name}.json").read_text())
+        if name in report:
             continue
         rows = load_dataset(script_args.dataset_name, split=split, num_examples=count, required_columns=columns)
         rows = list(apply_template(rows, script_args.template or "four_part_en"))
@@ -67,7 +68,7 @@ def main():
         pairs = [(a.text, b.text) for a, b in zip(*answers, strict=True)]
         kept, report[name] = label_by_annotators(people, rows, pairs, model_args.model_name_or_path)
         write_jsonl(kept, folder / f"{name}.jsonl")
-        write_jsonl([report[name]], folder / f"{name}.json")
+        write_jsonl([report], done)
     print(json.dumps(report, indent=2))
 
 
