@@ -44,14 +44,11 @@ def pack_documents(
         fn_kwargs={"tokenizer": tokenizer, "text_column": text_column},
         remove_columns=list(first),
     )
-    features = Features({"input_ids": List(Value("int32"))})
-    kind = Dataset if isinstance(dataset, Dataset) else IterableDataset
-    blocks = kind.from_generator(
-        _blocks, features=features, gen_kwargs={"tokens": tokens.with_format("arrow"), "block_size": block_size}
-    )
-    if next(iter(blocks), None) is None:
+    sources = {"tokens": tokens.with_format("arrow"), "block_size": block_size}
+    if next(_blocks(**sources), None) is None:
         raise InputError(f"block_size={block_size}: the whole dataset is shorter than one block")
-    return blocks
+    kind = Dataset if isinstance(dataset, Dataset) else IterableDataset
+    return kind.from_generator(_blocks, features=Features({"input_ids": List(Value("int32"))}), gen_kwargs=sources)
 
 
 def _tokenize(batch: dict, tokenizer: PreTrainedTokenizerBase, text_column: str) -> dict:
