@@ -234,7 +234,7 @@ def train_and_save(
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     trainer.save_metrics("train", metrics)
     if args.eval_strategy != "no":
-        eval_metrics = trainer.evaluate()
+        eval_metrics = _final_evaluation(trainer)
         trainer.save_metrics("eval", eval_metrics)
         metrics = {**metrics, **eval_metrics}
     trainer.save_model()
@@ -244,6 +244,15 @@ def train_and_save(
     else:
         trainer.create_model_card()
     return metrics
+
+
+def _final_evaluation(trainer: "Trainer") -> dict[str, float]:
+    """The evaluation of the trained model, which may be the last thing that training did."""
+    last_step = trainer.state.global_step
+    logs = [log for log in trainer.state.log_history if "eval_loss" in log and log["step"] == last_step]
+    if not logs or trainer.args.load_best_model_at_end:  # the best model need not be the last
+        return trainer.evaluate()
+    return {name: value for name, value in logs[-1].items() if name != "step"}
 
 
 def checkpoint_to_resume(args: "TrainingArguments") -> str | None:
