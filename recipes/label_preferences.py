@@ -1,14 +1,15 @@
-"""Make a preference dataset: sample answers to each prompt, let the world's annotators compare them.
+"""Make preference data: a model answers each prompt twice or more, people compare the answers.
 
-    python recipes/label_preferences.py --model_name_or_path my_sft_model --dataset_name world/prompts \
-        --num_train_examples 1500 --num_eval_examples 400 --template four_part_en --output_dir pairs
+    python recipes/label_preferences.py --config recipes/configs/label_preferences/llama3m_world.yaml
 
-Writes train.jsonl and test.jsonl (`prompt`, `chosen`, `rejected`, and where they come from: `annotator`, `model`,
-`p_chosen`, `gold_chosen`, `gold_rejected`) and preferences.json: the pairs dropped because both answers were the same,
-and the annotators' Bayes accuracy, which no reward model can exceed. A file that is there is not made again.
+The people are those of the embedded world. Writes train.parquet and test.parquet with TRL's columns (`prompt`,
+`chosen`, `rejected`) and where each pair comes from (`annotator`, `model`, `seed`, `p_chosen`, `gold_chosen`,
+`gold_rejected`), and preferences.json: how many pairs were left out, how often people agree, and the Bayes accuracy,
+which no reward model can exceed on average. Pairs of equal answers are left out, and answers cut at the limit. A run
+that was killed keeps the file that it had finished.
 """
 
-import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,59 +18,54 @@ from hfcourse.pipeline.launch import ScriptArguments, load_causal_lm, load_token
 
 @dataclass
 class LabelArguments:
-    """Who writes and who judges."""
+    _argument_group_name = "answers and people"
 
-    output_dir: str = field(metadata={"help": "Where the pairs go."})
-    num_annotators: int = field(
-        default=8, metadata={"help": "People in the pool; each pair is judged by one of them."}
-    )
-    max_completion_length: int = field(default=32, metadata={"help": "Tokens an answer may have."})
+    output_dir: str = field(default="preferences", metadata={"help": "Folder of the pairs."})
+    num_generations: int = field(default=2, metadata={"help": "Answers to a prompt; every two of them are compared."})
     temperature: float = field(default=1.0, metadata={"help": "Of the sampling."})
-    batch_size: int = field(default=64, metadata={"help": "Prompts generated at once."})
+    max_completion_length: int = field(default=64, metadata={"help": "Tokens an answer may have."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Prompts answered at once."})
+    num_annotators: int = field(default=8, metadata={"help": "People; each pair is judged by one of them."})
     seed: int = field(default=0, metadata={"help": "Of the sampling and of the people."})
 
 
 def main():
+    from datasets import Dataset
     from trl import ModelConfig
 
-    from hfcourse.data import load_dataset
-    from hfcourse.data.preferences import label_by_annotators, write_jsonl
-    from hfcourse.data.templates import apply_template
-    from hfcourse.evaluation.generation import generate
+    from hfcourse.data import apply_template, load_dataset
+    from hfcourse.data.preferences import GOLD_COLUMNS, describe_labels, label_by_annotators
+    from hfcourse.evaluation import generate
+    from hfcourse.pipeline.files import claim_folder, write_json
     from hfcourse.world import Annotators
 
     script_args, args, model_args = parse(ScriptArguments, LabelArguments, ModelConfig, description=__doc__)
-    columns = ("answer", "tone", "length", "candidates")
-    model, tokenizer = load_causal_lm(model_args), load_tokenizer(model_args.model_name_or_path)
-    people, folder = Annotators(args.num_annotators, args.seed), Path(args.output_dir)
-    done = folder / "preferences.json"
-    report = json.loads(done.read_text(encoding="utf-8")) if done.is_file() else {}
+    name, people, folder = model_args.model_name_or_path, Annotators(args.num_annotators, args.seed), args.output_dir
+    model, tokenizer = load_causal_lm(model_args), load_tokenizer(name)
+    claim_folder(Path(folder), {"data": vars(script_args), "answers": vars(args), "model": name})
     splits = {
         "train": (script_args.dataset_train_split, script_args.num_train_examples),
         "test": (script_args.dataset_test_split, script_args.num_eval_examples),
     }
-    for offset, (name, (split, count)) in enumerate(splits.items()):
-        if name in report:
-            continue
-        rows = load_dataset(script_args.dataset_name, split=split, num_examples=count, required_columns=columns)
-        rows = list(apply_template(rows, script_args.template or "four_part_en"))
-        answers = [
-            generate(
-                model,
-                tokenizer,
-                [row["prompt"] for row in rows],
-                args.max_completion_length,
-                args.temperature,
-                args.batch_size,
-                seed=1000 * args.seed + 2 * offset + k,
-            )
-            for k in range(2)
-        ]
-        pairs = [(a.text, b.text) for a, b in zip(*answers, strict=True)]
-        kept, report[name] = label_by_annotators(people, rows, pairs, model_args.model_name_or_path)
-        write_jsonl(kept, folder / f"{name}.jsonl")
-        write_jsonl([report], done)
-    print(json.dumps(report, indent=2))
+    report = {}
+    for offset, (split, (source_split, count)) in enumerate(splits.items()):
+        path = Path(folder) / f"{split}.parquet"
+        rows = load_dataset(script_args.dataset_name, source_split, num_examples=count, required_columns=GOLD_COLUMNS)
+        if not path.is_file():
+            rows = list(apply_template(rows, script_args.template) if script_args.template else rows)
+            prompts = [row["prompt"] for row in rows for _ in range(args.num_generations)]
+            limit, size = args.max_completion_length, args.per_device_eval_batch_size
+            written = generate(model, tokenizer, prompts, limit, args.temperature, size, 2 * args.seed + offset)
+            texts = iter([w.text if w.finished else "" for w in written])
+            answers = [[next(texts) for _ in range(args.num_generations)] for _ in rows]
+            pairs = label_by_annotators(people, rows, answers, name, args.seed)
+            Dataset.from_list(pairs).to_parquet(f"{path}.partial")
+            os.replace(f"{path}.partial", path)
+        compared = len(rows) * args.num_generations * (args.num_generations - 1) // 2
+        labels = describe_labels(Dataset.from_parquet(str(path)).to_list())
+        report[split] = {**labels, "num_left_out": compared - labels["num_pairs"]}
+        print(f"{split}: {report[split]}")
+    write_json(Path(folder) / "preferences.json", report)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,35 @@
-"""Prompting, the method that trains nothing: examples before the question (few-shot).
+"""Prompting, the method that trains nothing: a few examples with answers before each question.
 
-    python recipes/prompt.py --model_name_or_path my_pretrained_model --dataset_name world/prompts \
-        --num_eval_examples 400 --shots_dataset_name world/instructions --num_shots 4 --output_dir results
+    python recipes/prompt.py --config recipes/configs/prompt/llama3m_world.yaml
+    python recipes/prompt.py --model_name_or_path my_model --dataset_name questions.jsonl --template alpaca \\
+        --shots_dataset_name answered.jsonl --num_shots 4 --output_dir results
 
-The pretrained model goes on with what it sees: after a few questions with their answers it answers the next. This is
-`recipes/evaluate.py` with `--num_shots 4` and `--template four_part_en`, and takes all of its flags.
+A pretrained model goes on with what it sees: after a few questions with their answers it answers the next, and a blank
+line ends its answer. Writes the evaluation.json and samples.jsonl of `recipes/evaluate.py`.
 """
 
-import runpy
-import sys
-from pathlib import Path
+from dataclasses import dataclass
+
+from hfcourse.errors import InputError
+from hfcourse.pipeline.launch import ScriptArguments, parse, recipe
+from hfcourse.pipeline.measure import MeasureArguments, load_rows, measure_answers, write_evaluation
+
+
+@dataclass
+class PromptArguments(MeasureArguments):
+    num_shots: int = 4
 
 
 def main():
-    given = set(sys.argv)
-    defaults = {"--num_shots": "4", "--template": "four_part_en"}
-    sys.argv += [word for flag, value in defaults.items() if flag not in given for word in (flag, value)]
-    runpy.run_path(str(Path(__file__).with_name("evaluate.py")), run_name="__main__")
+    from trl import ModelConfig
+
+    script_args, args, model_args = parse(ScriptArguments, PromptArguments, ModelConfig, description=__doc__)
+    dataset = load_rows(script_args)
+    if "prompt" not in dataset.column_names:
+        raise InputError(f"dataset_name: has no prompts, only {sorted(dataset.column_names)}; give a --template")
+    measured_on = model_args.model_name_or_path
+    write_evaluation(args, script_args, measured_on, measure_answers(list(dataset), script_args, args, model_args))
 
 
 if __name__ == "__main__":
-    main()
+    recipe(main)

@@ -1,8 +1,6 @@
-"""Preference pairs from simulated people, in TRL's format with where each pair comes from."""
+"""Preference pairs from simulated people, in TRL's format and with where each pair comes from."""
 
-import json
-import os
-from pathlib import Path
+from itertools import combinations
 from statistics import fmean
 
 from hfcourse.world import Annotators, gold_reward
@@ -11,53 +9,56 @@ GOLD_COLUMNS = ("answer", "tone", "length", "candidates")
 
 
 def label_by_annotators(
-    people: Annotators, rows: list[dict], pairs: list[tuple[str, str]], model: str
-) -> tuple[list[dict], dict]:
-    """Let one person of the pool, in turn, choose between the two answers to each prompt.
+    people: Annotators, rows: list[dict], answers: list[list[str]], model: str, seed: int
+) -> list[dict]:
+    """One person of the pool, in turn, chooses between every two answers to a prompt.
 
     Args:
         rows: prompts of the world, with their gold columns.
-        pairs: two answers to each; a pair of equal answers teaches nothing and is dropped.
-        model: who wrote them.
+        answers: texts, of each prompt. A pair of equal or empty texts teaches nothing and is left out.
+        model, seed: who wrote them; kept as provenance.
 
     Returns:
-        Rows with `prompt`, `chosen`, `rejected` and provenance; and a report: pairs, dropped, Bayes accuracy, and how
-        often the choice agrees with the gold reward (ties of the gold aside).
+        Rows of `prompt`, `chosen`, `rejected`, `annotator`, `model`, `seed`, `p_chosen` (how likely somebody else of
+        the pool is to choose alike), `gold_chosen` and `gold_rejected`.
     """
-    kept, kept_rows, kept_pairs = [], [], []
-    for i, (row, (a, b)) in enumerate(zip(rows, pairs, strict=True)):
-        if a.strip() == b.strip() or not a.strip() or not b.strip():
-            continue
-        annotator = i % people.num_annotators
-        chosen, rejected = (a, b) if people.compare(row, a, b, annotator) else (b, a)
+    kept = []
+    for row, texts in zip(rows, answers, strict=True):
         truth = {name: [row[name]] for name in GOLD_COLUMNS}
-        kept_rows.append(row)
-        kept_pairs.append((a, b))
-        kept.append(
-            {
-                "prompt": row["prompt"],
-                "chosen": chosen,
-                "rejected": rejected,
-                "annotator": annotator,
-                "model": Path(model).name,
-                "p_chosen": people.preference(row, chosen, rejected),
-                "gold_chosen": gold_reward(None, [chosen], **truth)[0],
-                "gold_rejected": gold_reward(None, [rejected], **truth)[0],
-            }
-        )
-    decided = [r["gold_chosen"] > r["gold_rejected"] for r in kept if r["gold_chosen"] != r["gold_rejected"]]
-    report = {
-        "pairs": len(kept),
-        "dropped_identical": len(rows) - len(kept),
-        "bayes_accuracy": people.bayes_accuracy(kept_rows, kept_pairs) if kept else None,
-        "agrees_with_gold": fmean(decided) if decided else None,
-    }
-    return kept, report
+        for a, b in combinations(texts, 2):
+            if a.strip() == b.strip() or not a.strip() or not b.strip():
+                continue
+            annotator = len(kept) % people.num_annotators
+            chosen, rejected = (a, b) if people.compare(row, a, b, annotator) else (b, a)
+            kept.append(
+                {
+                    "prompt": row["prompt"],
+                    "chosen": chosen,
+                    "rejected": rejected,
+                    "annotator": annotator,
+                    "model": model,
+                    "seed": seed,
+                    "p_chosen": people.preference(row, chosen, rejected),
+                    "gold_chosen": gold_reward(None, [chosen], **truth)[0],
+                    "gold_rejected": gold_reward(None, [rejected], **truth)[0],
+                }
+            )
+    return kept
 
 
-def write_jsonl(rows: list[dict], path: Path) -> None:
-    """Write rows as json lines, all or nothing: a run that is killed leaves no half file behind."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    os.replace(partial, path)
+def describe_labels(pairs: list[dict]) -> dict[str, float | int]:
+    """What can be expected of anybody who learns from these labels.
+
+    bayes_accuracy = mean max(p, 1 - p)          the best guess of a stranger's choice
+    agreement      = mean p² + (1 - p)²          two strangers choose alike
+    agrees_with_gold: share of the choices that the gold reward makes too, where it is not a tie
+    """
+    p = [pair["p_chosen"] for pair in pairs]
+    decided = [q["gold_chosen"] > q["gold_rejected"] for q in pairs if q["gold_chosen"] != q["gold_rejected"]]
+    description: dict[str, float | int] = {"num_pairs": len(pairs)}
+    if p:
+        description["bayes_accuracy"] = fmean(max(x, 1 - x) for x in p)
+        description["agreement"] = fmean(x * x + (1 - x) * (1 - x) for x in p)
+    if decided:
+        description["agrees_with_gold"] = fmean(decided)
+    return description

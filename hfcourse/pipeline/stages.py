@@ -14,9 +14,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from hfcourse.errors import InputError
+from hfcourse.pipeline.files import claim_folder, write_json
 
-RESULT, ELAPSED, LOG, SETTINGS = "stage.json", "elapsed.json", "log.txt", "settings.json"
+RESULT, ELAPSED, LOG = "stage.json", "elapsed.json", "log.txt"
 SECONDS_BETWEEN_BEATS = 0.5
 LINES_OF_LOG_SHOWN = 20
 
@@ -62,8 +62,7 @@ def run_stages(
     Raises:
         InputError: the folder holds a run of other settings.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    _check_settings(folder, settings or {})
+    claim_folder(folder, settings or {})
     results: dict[str, StageResult] = {}
     with _own_terminal(console) as screen:
         for number, stage in enumerate(stages, 1):
@@ -84,24 +83,6 @@ def read_result(folder: Path) -> StageResult | None:
         return None
     content = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     return StageResult(content["minutes"], content["metrics"])
-
-
-def write_json(path: Path, content: dict) -> None:
-    """All or nothing: a kill leaves the old file or the new one, never half of one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-
-
-def _check_settings(folder: Path, settings: dict) -> None:
-    path = folder / SETTINGS
-    if not path.is_file():
-        write_json(path, settings)
-    elif (of_folder := json.loads(path.read_text(encoding="utf-8"))) != json.loads(json.dumps(settings)):
-        other = sorted(k for k in {*of_folder, *settings} if of_folder.get(k) != settings.get(k))
-        raise InputError(
-            f"output_dir: '{folder}' holds a run of other settings ({', '.join(other)}); delete it or name another"
-        )
 
 
 def _run(stage: Stage, folder: Path, where: str, screen: Console) -> StageResult:
@@ -192,6 +173,6 @@ def _output_to(path: Path) -> Iterator[None]:
 
 
 def _stream_of(number: int) -> io.TextIOWrapper:
-    # A notebook's sys.stdout is not file 1. Loggers that are made meanwhile keep this stream, which is never closed and
-    # writes to whatever file 1 is by then.
+    # A notebook's sys.stdout is not file 1. Loggers that are made meanwhile keep this stream, which is never closed
+    # and writes to whatever file 1 is by then.
     return io.TextIOWrapper(io.FileIO(number, "w", closefd=False), encoding="utf-8", write_through=True)

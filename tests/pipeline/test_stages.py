@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from hfcourse.errors import InputError
-from hfcourse.pipeline.stages import Stage, StageResult, read_result, run_stages, write_json
+from hfcourse.pipeline.files import write_json
+from hfcourse.pipeline.stages import Stage, StageResult, read_result, run_stages
 
 # A life of three stages in a process of its own, which kills itself with SIGKILL where argv[2] says. Stage "count"
 # keeps its progress in a file, as a training stage does in checkpoints; every run of a stage is noted in ran.txt.
