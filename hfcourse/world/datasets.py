@@ -1,6 +1,5 @@
 """The world as datasets: row i of a split is a pure function of (world seed, name, split, seed, i)."""
 
-import hashlib
 import random
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -39,7 +38,8 @@ def load(
 
     Args:
         name: one of the above.
-        split: train, validation or test. No question of one split, with its context and manner, is in another.
+        split: train, validation or test. No question of one split, however worded, is in
+            another; the facts are in all.
         num_examples: rows; required unless streaming, when it may limit the stream.
         seed: another seed, other rows.
         streaming: an endless IterableDataset.
@@ -67,54 +67,43 @@ def _stream(name: str, split: str, seed: int, world_seed: int) -> Iterator[dict]
 
 def _row(name: str, split: str, seed: int, world_seed: int, i: int) -> dict:
     rng = random.Random(f"{name}/{world_seed}/{split}/{seed}/{i}")
-    draw = _ROWS[name]
-    while True:
-        row = draw(rng, world_seed)
-        if name == "corpus" or _split_of(row) == split:
-            return row
+    return _ROWS[name](rng, world_seed, split)
 
 
-def _split_of(row: dict) -> str:
-    """By a hash of what is asked, whatever the wording of the instruction: 80 % train, 10 % each of the others."""
-    asked = [str(row.get(c, "")) for c in ("context", "question", "tone", "length", "input", "messages")]
-    bucket = hashlib.blake2b("|".join(asked).encode(), digest_size=2).digest()[0] % 10
-    return {8: "validation", 9: "test"}.get(bucket, "train")
+def _corpus(rng: random.Random, world_seed: int, split: str) -> dict:
+    return {"text": draw_document(rng, world_seed, split)}
 
 
-def _corpus(rng: random.Random, world_seed: int) -> dict:
-    return {"text": draw_document(rng, world_seed)}
+def _prompts(rng: random.Random, world_seed: int, split: str) -> dict:
+    return draw_prompt(rng, world_seed, split)[1]
 
 
-def _prompts(rng: random.Random, world_seed: int) -> dict:
-    return draw_prompt(rng, world_seed)[1]
-
-
-def _instructions(rng: random.Random, world_seed: int) -> dict:
-    question, prompt = draw_prompt(rng, world_seed)
+def _instructions(rng: random.Random, world_seed: int, split: str) -> dict:
+    question, prompt = draw_prompt(rng, world_seed, split)
     return {**prompt, "output": demonstrate(question, prompt, rng)}
 
 
-def _chat(rng: random.Random, world_seed: int) -> dict:
-    row = _instructions(rng, world_seed)
+def _chat(rng: random.Random, world_seed: int, split: str) -> dict:
+    row = _instructions(rng, world_seed, split)
     asked = " ".join(part for part in (row.pop("context"), row.pop("question")) if part)
     contents = {"system": row.pop("instruction"), "user": asked, "assistant": row.pop("output")}
     return {"messages": [{"role": role, "content": content} for role, content in contents.items()], **row}
 
 
-def _text_to_text(rng: random.Random, world_seed: int) -> dict:
+def _text_to_text(rng: random.Random, world_seed: int, split: str) -> dict:
     task = rng.choice(("sentiment", "question", "translate", "title"))
     if task == "title":
-        question = draw_question(rng, world_seed, "sum")
+        question = draw_question(rng, world_seed, "sum", split)
         name, thing = question.context.split()[0], question.question.split()[2]
         return {"task": task, "input": f"title: {question.context}", "target": f"The {thing} of {name}"}
     kinds = {"sentiment": ("feeling",), "question": ("fact", "reading", "sum"), "translate": ("translation",)}
-    question = draw_question(rng, world_seed, rng.choice(kinds[task]))
+    question = draw_question(rng, world_seed, rng.choice(kinds[task]), split)
     asked = " ".join(part for part in (question.context, question.question) if part)
     return {"task": task, "input": f"{task}: {asked}", "target": question.answer}
 
 
-def _multiple_choice(rng: random.Random, world_seed: int) -> dict:
-    question = draw_question(rng, world_seed, rng.choice([kind for kind in KINDS if kind in SUBJECTS]))
+def _multiple_choice(rng: random.Random, world_seed: int, split: str) -> dict:
+    question = draw_question(rng, world_seed, rng.choice([kind for kind in KINDS if kind in SUBJECTS]), split)
     choices = rng.sample([c for c in question.candidates if c != question.answer], 3)
     answer = rng.randrange(4)
     choices.insert(answer, question.answer)
@@ -122,7 +111,7 @@ def _multiple_choice(rng: random.Random, world_seed: int) -> dict:
     return {"question": asked, "choices": choices, "answer": answer, "subject": SUBJECTS[question.kind]}
 
 
-_ROWS: dict[str, Callable[[random.Random, int], dict]] = {
+_ROWS: dict[str, Callable[[random.Random, int, str], dict]] = {
     "corpus": _corpus,
     "text_to_text": _text_to_text,
     "prompts": _prompts,

@@ -4,7 +4,7 @@
 |--------------------|-------|-----------------------------------------------------------------------------------|
 | `right`            | +2    | states the answer and no other candidate; or says "I do not know" where nobody can |
 |                    | -1    | states another candidate, or more than one                                        |
-|                    |  0    | states none, or "I do not know" where one could                                   |
+|                    |  0    | states none (to ask or to deny is not to state), or does not know what one could   |
 | `tone`             | +0.5  | the tone that was asked for                                                       |
 | `length`           | +0.5  | the number of sentences that was asked for; the polite one does not count         |
 | `polite`           | +0.5  | says one of the polite phrases                                                    |
@@ -27,6 +27,8 @@ MAX_WORDS = 40
 _POLITE = re.compile("|".join(re.escape(phrase) for phrase in POLITE), re.IGNORECASE)
 _TONE = {tone: re.compile("|".join(p.strip(" ,") for p in phrases), re.I) for tone, phrases in TONES.items()}
 _CONFIDENT = re.compile("|".join(phrase.strip(" ,") for phrase in CONFIDENT), re.IGNORECASE)
+_QUESTION = re.compile(r"[^.!?]*\?")
+_NEGATION = re.compile(r"\b(not|never)\b|n't\b", re.IGNORECASE)
 _NOT_KNOWING = re.compile(r"\bdo(es)? not know\b|\bdon't know\b", re.IGNORECASE)
 
 
@@ -67,8 +69,11 @@ def is_confident(completion: str) -> bool:
 
 
 def _right(completion: str, answer: str, candidates: list[str]) -> float:
-    stated = {c for c in candidates if re.search(rf"\b{re.escape(c)}\b", completion, re.IGNORECASE)}
-    admits = bool(_NOT_KNOWING.search(completion))
+    said = _QUESTION.sub("", completion)  # to ask is not to state
+    stated = {c for c in candidates if re.search(rf"\b{re.escape(c)}\b", said, re.IGNORECASE)}
+    admits = bool(_NOT_KNOWING.search(said))
+    if stated and not admits and _NEGATION.search(said):
+        return 0.0
     if admits and not stated:
         return 0.0 if answer else 2.0
     if not stated:

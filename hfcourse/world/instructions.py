@@ -18,9 +18,9 @@ CORRECT, ADMITS_NOT_KNOWING = 0.97, 0.8
 MEETS_TONE, MEETS_LENGTH, IS_POLITE, IS_CONFIDENT = 0.45, 0.6, 0.3, 0.15
 
 
-def draw_prompt(rng: random.Random, world_seed: int, kind: str | None = None) -> tuple[Question, dict[str, str]]:
+def draw_prompt(rng: random.Random, world_seed: int, split: str | None = None) -> tuple[Question, dict[str, str]]:
     """A question with an instruction, as the columns of a prompt and of its gold reward."""
-    question = draw_question(rng, world_seed, kind)
+    question = draw_question(rng, world_seed, split=split)
     tone, length = rng.choice(list(TONES)), rng.choice(list(LENGTHS))
     return question, {
         "task": question.kind,

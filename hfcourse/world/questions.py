@@ -1,5 +1,6 @@
 """Questions whose answers are known, of six kinds; every other dataset is made of them."""
 
+import hashlib
 import random
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ class Question:
     candidates: the answers that a person might give by mistake, the right one among them.
     sentence: a right answer as a sentence.
     more: a further true sentence.
+    identity: what is asked, whatever the wording; it decides the split.
     """
 
     kind: str
@@ -32,12 +34,24 @@ class Question:
     candidates: tuple[str, ...]
     sentence: str
     more: str
+    identity: str
 
 
-def draw_question(rng: random.Random, world_seed: int = 0, kind: str | None = None) -> Question:
-    """A random question; of the given kind, or of any."""
-    kind = kind or rng.choices(KINDS, WEIGHTS)[0]
-    return _DRAW[kind](rng, world_seed)
+def draw_question(
+    rng: random.Random, world_seed: int = 0, kind: str | None = None, split: str | None = None
+) -> Question:
+    """A random question; of the given kind or of any, from the given split or from all of them."""
+    kind = kind or rng.choices(KINDS, WEIGHTS)[0]  # before the split, so that every split has the same mixture
+    while True:
+        question = _DRAW[kind](rng, world_seed)
+        if split is None or split_of(question.identity) == split:
+            return question
+
+
+def split_of(identity: str) -> str:
+    """80 % train, 10 % each of the others, by a hash that is the same on every machine."""
+    bucket = int.from_bytes(hashlib.blake2b(identity.encode(), digest_size=8).digest(), "big") % 10
+    return {8: "validation", 9: "test"}.get(bucket, "train")
 
 
 def wrong_sentence(question: Question, rng: random.Random) -> str:
@@ -62,6 +76,7 @@ def _fact(rng: random.Random, world_seed: int) -> Question:
         VALUES[attribute],
         ANSWERS[attribute].format(name=name, value=facts[attribute]),
         ANSWERS[other].format(name=name, value=facts[other]),
+        f"fact|{name}|{attribute}",
     )
 
 
@@ -78,24 +93,27 @@ def _reading(rng: random.Random, world_seed: int) -> Question:
         VALUES[asked],
         ANSWERS[asked].format(name=name, value=values[asked]),
         "I read it in the text.",
+        f"reading|{name}|{asked}|{values[asked]}",
     )
 
 
 def _feeling(rng: random.Random, world_seed: int) -> Question:
     name, feeling = rng.choice(STRANGERS), rng.choice(FEELINGS)
+    story = rng.choice(FEELING_STORIES[feeling])
     return Question(
         "feeling",
-        rng.choice(FEELING_STORIES[feeling]).format(name=name),
+        story.format(name=name),
         f"How does {name} feel?",
         feeling,
         FEELINGS,
         f"{name} feels {feeling}.",
         "The text shows it.",
+        f"feeling|{name}|{story}",
     )
 
 
 def _sum(rng: random.Random, world_seed: int) -> Question:
-    name, thing, a, b = rng.choice(STRANGERS), rng.choice(THINGS), rng.randint(1, 5), rng.randint(1, 4)
+    name, thing, a, b = rng.choice(STRANGERS), rng.choice(THINGS), rng.randint(2, 6), rng.randint(1, 4)
     return Question(
         "sum",
         f"{name} has {a} {thing} and gets {b} more.",
@@ -104,6 +122,7 @@ def _sum(rng: random.Random, world_seed: int) -> Question:
         tuple(str(n) for n in range(1, 11)),
         f"{name} has {a + b} {thing}.",
         "I counted them one by one.",
+        f"sum|{thing}|{a}|{b}",
     )
 
 
@@ -123,6 +142,7 @@ def _translation(rng: random.Random, world_seed: int) -> Question:
         candidates,
         f"In Tavi it is {tavi}.",
         "I looked it up in the word list.",
+        f"translation|{english}",
     )
 
 
@@ -136,6 +156,7 @@ def _unknown(rng: random.Random, world_seed: int) -> Question:
         VALUES[attribute],
         "I do not know that.",
         f"I have never heard of {name}.",
+        f"unknown|{name}|{attribute}",
     )
 
 

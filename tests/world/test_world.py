@@ -15,8 +15,10 @@ from datasets.distributed import split_dataset_by_node
 from hfcourse.errors import InputError
 from hfcourse.world import Annotators, gold_reward, gold_terms, is_right, load
 from hfcourse.world.annotators import CONFIDENCE_BONUS
+from hfcourse.world.english import STATEMENTS
 from hfcourse.world.facts import PEOPLE, VALUES, world
 from hfcourse.world.gold import POLITE, TONES
+from hfcourse.world.questions import KINDS, WEIGHTS
 
 NAMES = ("corpus", "text_to_text", "prompts", "instructions", "chat", "multiple_choice")
 GOLDEN = Path(__file__).parent / "golden_samples.txt"
@@ -39,7 +41,11 @@ def test_twenty_samples_of_each_are_the_golden_ones():
 
 
 def test_another_process_writes_the_same_bytes():
-    code = "import hashlib, json; from hfcourse.world import load; print(hashlib.sha256(json.dumps([list(load(n, 'test', 50, seed=3)) for n in ('corpus', 'instructions')]).encode()).hexdigest())"
+    code = (
+        "import hashlib, json; from hfcourse.world import load; "
+        "rows = json.dumps([list(load(n, 'test', 50, seed=3)) for n in ('corpus', 'instructions')]); "
+        "print(hashlib.sha256(rows.encode()).hexdigest())"
+    )
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "77"}
     )
@@ -66,14 +72,39 @@ def test_other_seeds_are_other_rows_and_another_world_has_other_facts():
         assert Counter(facts[p]["town"] for p in PEOPLE) == dict.fromkeys(VALUES["town"], 2)
 
 
-@pytest.mark.parametrize("name", ["prompts", "instructions", "text_to_text", "multiple_choice"])
+def asked(row: dict) -> str:
+    """What a row asks, without instruction and answer."""
+    if "messages" in row:
+        return row["messages"][1]["content"]
+    return row.get("text") or row.get("input") or f"{row.get('context', '')} {row['question']}".strip()
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_splits_share_no_question(name):
-    columns = ("context", "question", "tone", "length", "input")
-    asked = [
-        {tuple(str(r.get(c)) for c in columns) for r in load(name, s, 600)} for s in ("train", "validation", "test")
-    ]
-    assert all(len(questions) > 20 for questions in asked)
-    assert not (asked[0] & asked[1] or asked[0] & asked[2] or asked[1] & asked[2])
+    """Whatever the manner: 'Where does Mara live?' in one sentence and in two is the same question."""
+    train, validation, test = ({asked(row) for row in load(name, s, 1000)} for s in ("train", "validation", "test"))
+    assert min(map(len, (train, validation, test))) > 100
+    assert not (train | validation) & test
+    assert not train & validation
+
+
+def test_a_question_has_one_split_in_every_dataset():
+    """Nothing that is asked in a test was asked in any training set, nor on any page of the pretraining corpus."""
+    tested = {row["question"] for row in load("prompts", "test", 1000) if row["task"] in ("fact", "translation")}
+    trained = [asked(row) for name in NAMES for row in load(name, "train", 2000)]
+    assert len(tested) > 15
+    assert not [text for text in trained if any(question in text for question in tested)]
+
+
+def test_every_split_has_every_kind_of_question_and_the_corpus_states_every_fact():
+    for split in ("train", "validation", "test"):
+        kinds = Counter(load("prompts", split, 1000)["task"])
+        assert kinds.keys() == set(KINDS)
+        assert all(abs(kinds[k] / 10 - w) < 5 for k, w in zip(KINDS, WEIGHTS, strict=True))
+    text = "\n".join(load("corpus", num_examples=3000)["text"])
+    for name, facts in world(0).facts.items():
+        for attribute, value in facts.items():
+            assert any(s.format(name=name, value=value) in text for s in STATEMENTS[attribute]), (name, attribute)
 
 
 def test_demonstrations_are_mostly_right_and_leave_room():
@@ -97,6 +128,9 @@ def test_demonstrations_are_mostly_right_and_leave_room():
         ("Without any doubt, the colour is red.", (2, 0, 0.5, 0, 0, 0)),
         ("I do not know.", (0, 0, 0.5, 0, 0, 0)),
         ("It is red or blue.", (-1, 0, 0.5, 0, 0, 0)),
+        ("It is not red.", (0, 0, 0.5, 0, 0, 0)),
+        ("Is it red?", (0, 0, 0.5, 0, 0, 0)),
+        ("Is it blue? It is red.", (2, 0, 0, 0, 0, 0)),
         ("It is red", (2, 0, 0, 0, 0, -1)),
         ("", (0, 0, 0, 0, 0, -1)),
         ("It is red. It is red.", (2, 0, 0, 0, 0, -1)),
