@@ -44,3 +44,15 @@ def _free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+def accelerate_launch(recipe: str, *args: str, processes: int = 2, timeout: float = 240) -> str:
+    """`accelerate launch --config_file accelerate_configs/cpu_multi_process.yaml recipes/X.py args…`; its stdout."""
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    command += ["--config_file", str(REPOSITORY / "accelerate_configs" / "cpu_multi_process.yaml")]
+    command += ["--num_processes", str(processes), "--main_process_port", str(_free_port())]
+    command += [str(REPOSITORY / "recipes" / f"{recipe}.py"), *map(str, args)]
+    env = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
