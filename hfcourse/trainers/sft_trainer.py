@@ -45,7 +45,11 @@ class SFTTrainer(ModelCardMixin, trl.SFTTrainer):
         for name, dataset in _named(train_dataset, eval_dataset):
             _check_format(dataset, name, args, kwargs.get("formatting_func"))
         if isinstance(processing_class, PreTrainedTokenizerBase):
-            _check_tokenizer(processing_class, args, needs_eos=not is_conversational(next(iter(train_dataset))))
+            first = next(iter(train_dataset))
+            # A chat template ends turns itself, and rows of token ids are taken as they are.
+            _check_tokenizer(
+                processing_class, args, needs_eos=not is_conversational(first) and "input_ids" not in first
+            )
         super().__init__(
             model,
             args,
