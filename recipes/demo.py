@@ -34,14 +34,15 @@ def main():
     from rich.console import Console
 
     from hfcourse.pipeline.files import write_json
-    from hfcourse.pipeline.life import collect, life
+    from hfcourse.pipeline.life import life
+    from hfcourse.pipeline.results import collect
     from hfcourse.pipeline.stages import run_stages
     from hfcourse.report import print_table, write_figure, write_report
 
     root = Path(args.output_dir)
     stages = life(root, Path(__file__).parent, args.seed, args.fast)
     results = run_stages(stages, root, settings={"seed": args.seed, "fast": args.fast})
-    numbers = collect(root, results, args.seed, args.fast)
+    numbers = collect(root, results, args.seed)
     write_json(root / "results.json", numbers)
     write_report(root, numbers)
     write_figure(root, numbers, root / "figure.png")

@@ -6,13 +6,15 @@ The people are those of the embedded world. Writes train.parquet and test.parque
 `chosen`, `rejected`) and where each pair comes from (`annotator`, `model`, `seed`, `p_chosen`, `gold_chosen`,
 `gold_rejected`), and preferences.json: how many pairs were left out, how often people agree, and the Bayes accuracy,
 which no reward model can exceed on average. Pairs of equal answers are left out, and answers cut at the limit. A run
-that was killed keeps the file that it had finished.
+that was killed keeps the split that it had finished.
 """
 
+import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hfcourse.errors import InputError
 from hfcourse.pipeline.launch import ScriptArguments, load_causal_lm, load_tokenizer, parse, recipe
 
 
@@ -47,25 +49,28 @@ def main():
         "train": (script_args.dataset_train_split, script_args.num_train_examples),
         "test": (script_args.dataset_test_split, script_args.num_eval_examples),
     }
-    report = {}
+    report_file = Path(folder) / "preferences.json"
+    report = json.loads(report_file.read_text(encoding="utf-8")) if report_file.is_file() else {}
     for offset, (split, (source_split, count)) in enumerate(splits.items()):
-        path = Path(folder) / f"{split}.parquet"
+        if split in report:
+            continue
         rows = load_dataset(script_args.dataset_name, source_split, num_examples=count, required_columns=GOLD_COLUMNS)
-        if not path.is_file():
-            rows = list(apply_template(rows, script_args.template) if script_args.template else rows)
-            prompts = [row["prompt"] for row in rows for _ in range(args.num_generations)]
-            limit, size = args.max_completion_length, args.per_device_eval_batch_size
-            written = generate(model, tokenizer, prompts, limit, args.temperature, size, 2 * args.seed + offset)
-            texts = iter([w.text if w.finished else "" for w in written])
-            answers = [[next(texts) for _ in range(args.num_generations)] for _ in rows]
-            pairs = label_by_annotators(people, rows, answers, name, args.seed)
-            Dataset.from_list(pairs).to_parquet(f"{path}.partial")
-            os.replace(f"{path}.partial", path)
-        compared = len(rows) * args.num_generations * (args.num_generations - 1) // 2
-        labels = describe_labels(Dataset.from_parquet(str(path)).to_list())
-        report[split] = {**labels, "num_left_out": compared - labels["num_pairs"]}
+        rows = list(apply_template(rows, script_args.template) if script_args.template else rows)
+        prompts = [row["prompt"] for row in rows for _ in range(args.num_generations)]
+        limit, size = args.max_completion_length, args.per_device_eval_batch_size
+        written = generate(model, tokenizer, prompts, limit, args.temperature, size, 2 * args.seed + offset)
+        texts = iter([w.text if w.finished else "" for w in written])
+        answers = [[next(texts) for _ in range(args.num_generations)] for _ in rows]
+        pairs = label_by_annotators(people, rows, answers, name, args.seed)
+        if not pairs:
+            raise InputError(f"{split}: no two finished answers to a prompt differ; raise temperature or the limit")
+        Dataset.from_list(pairs).to_parquet(f"{folder}/{split}.partial")
+        os.replace(f"{folder}/{split}.partial", f"{folder}/{split}.parquet")
+        left_out = len(rows) * args.num_generations * (args.num_generations - 1) // 2 - len(pairs)
+        num_tokens = sum(len(w.prompt_ids) + len(w.ids) for w in written)
+        report[split] = {**describe_labels(pairs), "num_left_out": left_out, "num_tokens": num_tokens}
+        write_json(report_file, report)  # last: what it tells of is finished
         print(f"{split}: {report[split]}")
-    write_json(Path(folder) / "preferences.json", report)
 
 
 if __name__ == "__main__":

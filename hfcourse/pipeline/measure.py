@@ -92,7 +92,8 @@ def write_evaluation(args: MeasureArguments, script_args: ScriptArguments, measu
     """evaluation.json: the numbers, what they were measured on, and with which versions. Prints the numbers."""
     about = {"dataset": script_args.dataset_name, "split": script_args.dataset_test_split, "model": measured_on}
     versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-    sampling = {name: getattr(args, name) for name in ("temperature", "max_completion_length", "num_shots", "seed")}
+    names = ("temperature", "max_completion_length", "stop_string", "num_shots", "num_shots_pool", "seed")
+    sampling = {name: getattr(args, name) for name in names}
     write_json(Path(args.output_dir) / "evaluation.json", {**summary, **about, **sampling, "versions": versions})
     for name, value in summary.items():
         print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")

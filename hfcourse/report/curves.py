@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from hfcourse.pipeline.life import log_history
+from hfcourse.pipeline.results import log_history
 from hfcourse.report.table import TITLES
 
 COLOURS = ("#4c6ef5", "#e8590c")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
 
-from hfcourse.pipeline.life import METHODS, samples
+from hfcourse.pipeline.life import METHODS
+from hfcourse.pipeline.results import samples
 from hfcourse.report.curves import curves_svg, rewards_svg
 from hfcourse.report.table import HEADINGS, TITLES, claims, table_rows
 
