@@ -15,6 +15,7 @@ from hfcourse.pipeline.launch import ScriptArguments, load_splits, load_tokenize
 
 
 def main():
+    from transformers import set_seed
     from trl import ModelConfig, get_peft_config
 
     from hfcourse import RewardConfig, RewardTrainer
@@ -28,6 +29,7 @@ def main():
     model_args.lora_task_type = "SEQ_CLS"
     if model_args.use_peft and not model_args.lora_modules_to_save:
         model_args.lora_modules_to_save = ["score"]  # the reward's head is new: it must be trained and saved
+    set_seed(training_args.seed)  # the reward's head is new: its weights are drawn when the model is loaded
     trainer = RewardTrainer(
         load_reward_model(model_args.model_name_or_path, model_args.dtype, model_args.attn_implementation),
         training_args,

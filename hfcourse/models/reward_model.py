@@ -93,7 +93,7 @@ def load_reward_model(
         with suppress_seqcls_warning():
             return AutoModelForSequenceClassification.from_pretrained(path, **options)
     except (OSError, ValueError) as e:
-        raise InputError(f"model_name_or_path: no model in '{path}': {str(e).splitlines()[0]}") from e
+        raise InputError(f"reward model: no model in '{path}': {str(e).splitlines()[0]}") from e
 
 
 def merge_adapter(trainer: Trainer) -> None:

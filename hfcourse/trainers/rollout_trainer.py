@@ -6,7 +6,7 @@ import torch
 import trl
 from accelerate.utils import gather_object
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.utils import logging
 from trl.models.utils import disable_gradient_checkpointing, prepare_deepspeed, prepare_fsdp
@@ -15,6 +15,7 @@ from trl.trainer.utils import use_adapter
 from hfcourse.errors import InputError
 from hfcourse.hub.model_card import ModelCardMixin
 from hfcourse.masking import masked_moments, masked_sum, mean_and_variance
+from hfcourse.models.reward_model import load_reward_model
 from hfcourse.models.token_stats import add_token_stats_head
 from hfcourse.rl import kl_k1, kl_k3
 from hfcourse.trainers.checks import check_columns, check_prompt_lengths
@@ -56,7 +57,7 @@ class RolloutTrainer(ModelCardMixin, trl.RLOOTrainer):
         try:
             # RLOO loads the reference again by the model's name; a copy will do, for models built in memory too.
             args.beta = beta if reload_reference else 0.0
-            super().__init__(model, [self._as_function(f, args) for f in reward_funcs], args, train_dataset, **kwargs)
+            super().__init__(model, [self._as_function(f) for f in reward_funcs], args, train_dataset, **kwargs)
         finally:
             args.beta = beta
         self.beta = beta
@@ -73,10 +74,9 @@ class RolloutTrainer(ModelCardMixin, trl.RLOOTrainer):
 
     # -- what the parent's __init__ leaves to us ---------------------------------------------------------------------
 
-    def _as_function(self, reward_func, args):
+    def _as_function(self, reward_func):
         if isinstance(reward_func, str):
-            kwargs = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
-            reward_func = AutoModelForSequenceClassification.from_pretrained(reward_func, num_labels=1, **kwargs)
+            reward_func = load_reward_model(reward_func)
         if isinstance(reward_func, PreTrainedModel):
             tokenizer = AutoTokenizer.from_pretrained(reward_func.config._name_or_path)
             return RewardModelFunction(reward_func, tokenizer, eos_token_ids=[])

@@ -1,0 +1,51 @@
+"""The names inside TRL that our trainers override or call. A release that moves one fails here, and says which."""
+
+import inspect
+
+import pytest
+import trl
+from trl.trainer import dpo_trainer, reward_trainer, rloo_trainer, utils as trainer_utils
+
+METHODS = {
+    trl.RLOOTrainer: {
+        "_generate": ["self", "prompts"],
+        "_tokenize_prompts": ["self", "prompts"],
+        "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
+        "_generate_and_score_completions": ["self", "inputs"],
+        "_prepare_inputs": ["self", "generation_batch"],
+        "_compute_loss": ["self", "model", "inputs"],
+        "_get_train_sampler": ["self", "dataset"],
+    },
+    trl.DPOTrainer: {"_compute_loss": ["self", "model", "inputs", "return_outputs"]},
+    trl.RewardTrainer: {"_prepare_dataset": ["self", "dataset", "processing_class", "args", "dataset_name"]},
+}
+ATTRIBUTES = {
+    rloo_trainer: ("self._step", "self.eos_token_ids", "self.reward_weights", "self._logs", "self.num_iterations"),
+    dpo_trainer: ("self.loss_types", "self.loss_weights", "self.ld_alpha", "self.precompute_ref_logps", "_tp_size"),
+    reward_trainer: ("self._total_train_tokens", "self._metrics"),
+}
+
+
+@pytest.mark.parametrize("trainer", METHODS, ids=lambda t: t.__name__)
+def test_methods_have_the_arguments_we_pass(trainer):
+    for name, arguments in METHODS[trainer].items():
+        assert list(inspect.signature(getattr(trainer, name)).parameters) == arguments, name
+
+
+@pytest.mark.parametrize("module", ATTRIBUTES, ids=lambda m: m.__name__)
+def test_attributes_are_still_set(module):
+    source = inspect.getsource(module)
+    assert [name for name in ATTRIBUTES[module] if name not in source] == []
+
+
+def test_functions_are_where_they_were():
+    names = ("maybe_gather_lm_head_ctx", "use_adapter", "RepeatSampler", "get_callable_name", "is_async_callable")
+    assert [name for name in names if not hasattr(trainer_utils, name)] == []
+    assert hasattr(reward_trainer, "suppress_seqcls_warning")
+
+
+def test_rloo_checks_the_number_of_generations_last():
+    """`RolloutConfig` leaves `RLOOConfig.__post_init__` out for that check alone; it repeats the ones before it."""
+    source = inspect.getsource(trl.RLOOConfig.__post_init__)
+    assert source.rpartition("if ")[2].startswith("self.num_generations < 2:")
+    assert source.count("raise ValueError") == 7
