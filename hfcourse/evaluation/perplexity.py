@@ -34,12 +34,14 @@ def perplexity(
         loss, perplexity, bits_per_byte, num_tokens, num_bytes.
 
     Raises:
-        InputError: no text, or a tokenizer with neither BOS nor EOS.
+        InputError: no text, a stride as long as the window, or a tokenizer with neither BOS nor EOS.
     """
     start_id = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if start_id is None:
         raise InputError("bos_token: the tokenizer has neither BOS nor EOS; the first token would have no context")
     stride = stride or max(1, max_length // 2)
+    if not 0 < stride < max_length:
+        raise InputError(f"stride={stride}: must leave a window of {max_length} tokens some context; make it smaller")
     contexts, targets = [], []
     for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []:
         for context, target in _windows([start_id, *ids], max_length, stride):
