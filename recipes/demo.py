@@ -44,7 +44,7 @@ def main():
     results = run_stages(stages, root, settings={"seed": args.seed, "fast": args.fast})
     numbers = collect(root, results, args.seed)
     write_json(root / "results.json", numbers)
-    write_report(root, numbers)
+    write_report(root, numbers, Path(__file__).parent / "configs")
     write_figure(root, numbers, root / "figure.png")
     print_table(numbers, Console())
     print(f"report: {root / 'report.html'}")

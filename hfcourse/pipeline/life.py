@@ -85,7 +85,12 @@ def life(root: Path, recipes: Path, seed: int = 0, fast: bool = False) -> list[S
         return Stage(name, title, work, learnt)
 
     def train(name: str, title: str, recipe: str, flags: dict, learnt: Callable[[dict], str]) -> Stage:
-        return stage(name, title, recipe, "all_results.json", {**flags, "seed": seed, **training}, learnt)
+        def work(folder: Path) -> dict:
+            run(recipe, folder, {**flags, "seed": seed, **training})
+            results = json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
+            return {**results, "logged": first_and_last(folder)}
+
+        return Stage(name, title, work, learnt)
 
     def evaluate(folder: Path) -> dict:
         for method in METHODS:
@@ -128,13 +133,26 @@ def life(root: Path, recipes: Path, seed: int = 0, fast: bool = False) -> list[S
             *("reward", "Reward model", "reward", {**sft, **pairs}),
             lambda m: f"right on {m['eval_accuracy']:.3f} of held-out pairs",
         ),
-        train(*("ppo", "RLHF (PPO)", "ppo", {**sft, **reward_model}), lambda m: f"loss {m['train_loss']:.3f}"),
+        train(
+            *("ppo", "RLHF (PPO)", "ppo", {**sft, **reward_model}),
+            lambda m: "reward {:.2f} → {:.2f}, KL {:.1f} nats".format(
+                *m["logged"]["reward"], m["logged"]["kl_sequence"][1]
+            ),
+        ),
         train(
             *("dpo", "DPO", "dpo", {**sft, **pairs}),
             lambda m: f"prefers what people prefer in {m['eval_rewards/accuracies']:.3f} of held-out pairs",
         ),
         Stage("evaluation", "Evaluation of five methods", evaluate, rewards),
     ]
+
+
+def first_and_last(folder: Path) -> dict[str, tuple[float, float]]:
+    """Of every number that a training stage logged, the first and the last."""
+    logged: dict[str, tuple[float, float]] = {}
+    for log in json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]:
+        logged |= {name: (logged.get(name, (value,))[0], value) for name, value in log.items()}
+    return logged
 
 
 def run_recipe(recipe: Path, flags: list[str]) -> None:

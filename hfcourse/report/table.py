@@ -1,72 +1,80 @@
-"""The table of methods, in the same words in the terminal and in the report."""
+"""The table of methods and what it shows, in the same words in the terminal and in the report."""
 
 from rich.console import Console
 from rich.table import Table
 
 TITLES = {
-    "pretrained": "pretrained",
-    "prompted": "few-shot prompted",
-    "sft": "instruction tuned (SFT)",
-    "ppo": "PPO",
+    "pretrained": "Pretrained",
+    "prompted": "Few-shot prompted",
+    "sft": "Instruction tuned (SFT)",
+    "ppo": "RLHF (PPO)",
     "dpo": "DPO",
 }
 HEADINGS = (
-    "method",
-    "gold reward",
+    "Method",
+    "Gold reward",
     "RM reward",
     "KL to SFT",
-    "accuracy",
-    "minutes",
+    "Accuracy",
+    "Minutes",
     "FLOPs",
-    "human labels",
-    "parameters changed",
+    "Human labels",
+    "Parameters changed",
 )
 
 
 def table_rows(methods: dict[str, dict]) -> list[tuple[str, ...]]:
-    """One row of texts a method, under [`HEADINGS`]. What was not measured is a dash."""
+    """One row of texts a method, under [`HEADINGS`]."""
     return [
         (
             TITLES[name],
             f"{m['gold_reward']:.2f} ± {m['gold_reward_se']:.2f}",
-            _number(m["proxy_reward"], ".2f"),
-            _number(m["kl_to_sft"], ".1f"),
+            f"{m['proxy_reward']:.2f}",
+            f"{m['kl_to_sft']:.1f}",
             f"{100 * m['accuracy']:.0f} %",
             f"{m['minutes']:.1f}",
-            _number(m["flops"], ".1e"),
-            _number(m["human_labels"], ",d"),
-            _number(m["parameters_changed"], ",d"),
+            f"{m['flops']:.1e}" if m["flops"] else "0",
+            f"{m['human_labels']:,}",
+            f"{m['parameters_changed']:,}",
         )
         for name, m in methods.items()
     ]
 
 
-def claims(differences: list[dict]) -> list[str]:
-    """What the run shows of each pair of methods, in words that follow from the numbers."""
-    return [
-        f"{TITLES[d['before']]} → {TITLES[d['after']]}: {d['mean']:+.2f} ± {d['se']:.2f} gold reward on the same prompts, "
-        + ("more than two standard errors above 0" if d["holds"] else "not above two standard errors")
-        for d in differences
-    ]
+def claims(results: dict) -> list[tuple[bool, str]]:
+    """(whether it holds, what the run shows), of each claim of the course; in words that follow from the numbers."""
+    return [*map(_difference, results["differences"]), _reward_model(results["reward_model"])]
+
+
+def _difference(d: dict) -> tuple[bool, str]:
+    before, after = TITLES[d["before"]], TITLES[d["after"]]
+    if d["holds"]:
+        verdict = f"{after} is better than {before}"
+    elif d["mean"] < -2 * d["se"]:
+        verdict = f"{after} is worse than {before}"
+    else:
+        verdict = f"no difference shown between {after} and {before}"
+    return d["holds"], f"{verdict}: {d['mean']:+.2f} gold reward on the same prompts, ± {2 * d['se']:.2f}"
+
+
+def _reward_model(measured: dict) -> tuple[bool, str]:
+    gap = measured["bayes_accuracy"] - measured["accuracy"]
+    holds = gap <= 0.05
+    return holds, (
+        f"the reward model is right on {100 * measured['accuracy']:.1f} % of held-out comparisons, "
+        f"{'within' if holds else 'not within'} 5 points of the {100 * measured['bayes_accuracy']:.1f} % that the "
+        "best possible guess reaches (people disagree among themselves)"
+    )
 
 
 def print_table(results: dict, console: Console) -> None:
     """The table and what it shows."""
-    table = Table(title=f"One life, {results['minutes']:.1f} minutes, seed {results['seed']}")
+    table = Table(title=f"One life: {results['minutes']:.1f} minutes, seed {results['seed']}")
     for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading == "method" else "right")
+        table.add_column(heading, justify="left" if heading == "Method" else "right")
     for row in table_rows(results["methods"]):
         table.add_row(*row)
     console.print(table)
-    reward_model = results["reward_model"]
-    console.print(
-        f"reward model: {reward_model['accuracy']:.3f} of held-out comparisons right; the best that can be is "
-        f"{reward_model['bayes_accuracy']:.3f} (Bayes accuracy of the annotators)",
-        highlight=False,
-    )
-    for claim in claims(results["differences"]):
-        console.print(claim, highlight=False)
-
-
-def _number(value: float | None, form: str) -> str:
-    return "–" if value is None else f"{value:{form}}"
+    console.print("Gold reward: mean ± one standard error. Below, ± is two standard errors of the paired difference.")
+    for holds, text in claims(results):
+        console.print(f"{'✓' if holds else '✗'} {text}", highlight=False, markup=False)
