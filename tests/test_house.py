@@ -18,8 +18,8 @@ FLOOR = {
     **dict.fromkeys(("evaluation", "metrics"), 4),
     **dict.fromkeys(("pipeline", "report"), 5),
 }
-# Neighbours on one floor: data renders the embedded world, a trainer writes its model card, losses share precision.
-NEIGHBOURS = {("data", "world"), ("trainers", "hub"), ("pipeline", "report")}
+# (above, below) on one floor: data renders the embedded world, a trainer writes its card, the report reads the stages.
+NEIGHBOURS = {("data", "world"), ("trainers", "hub"), ("report", "pipeline")}
 MAX_LINES_OF_A_ROOM = 300
 MAX_LINES_OF_A_RECIPE = 100
 MAX_CODE_LINES_OF_A_LOSS = 80
