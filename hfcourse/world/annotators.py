@@ -49,10 +49,9 @@ class Annotators:
 
     def preference(self, row: dict, a: str, b: str, annotator: int | None = None) -> float:
         """P(a is preferred to b), by one person or, without one, by somebody of the pool."""
-        if annotator is None:
-            return fmean(self.preference(row, a, b, k) for k in range(self.num_annotators))
-        margin = (self.utility(row, a) - self.utility(row, b)) / self.traits[annotator]["temperature"]
-        return 1 / (1 + math.exp(-margin))
+        margin = self.utility(row, a) - self.utility(row, b)
+        people = self.traits if annotator is None else [self.traits[annotator]]
+        return fmean(1 / (1 + math.exp(-margin / person["temperature"])) for person in people)
 
     def compare(self, row: dict, a: str, b: str, annotator: int) -> bool:
         """Whether one person prefers a to b, this time; asked again, the person says the same."""

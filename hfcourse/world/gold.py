@@ -17,6 +17,7 @@ and a plain right answer is worth 2 at least.
 """
 
 import re
+from functools import lru_cache
 
 TONES = {"cheerful": ("Gladly, ", "Sure, "), "formal": ("According to my notes, ", "As is recorded, ")}
 LENGTHS = {"one sentence": 1, "two sentences": 2}
@@ -70,7 +71,7 @@ def is_confident(completion: str) -> bool:
 
 def _right(completion: str, answer: str, candidates: list[str]) -> float:
     said = _QUESTION.sub("", completion)  # to ask is not to state
-    stated = {c for c in candidates if re.search(rf"\b{re.escape(c)}\b", said, re.IGNORECASE)}
+    stated = {c for c in candidates if _word(c).search(said)}
     admits = bool(_NOT_KNOWING.search(said))
     if stated and not admits and _NEGATION.search(said):
         return 0.0
@@ -79,6 +80,11 @@ def _right(completion: str, answer: str, candidates: list[str]) -> float:
     if not stated:
         return 0.0
     return 2.0 if stated == {answer} and not admits else -1.0
+
+
+@lru_cache(maxsize=1024)  # more than `re` keeps
+def _word(candidate: str) -> re.Pattern:
+    return re.compile(rf"\b{re.escape(candidate)}\b", re.IGNORECASE)
 
 
 def _has_tone(completion: str, tone: str) -> bool:
