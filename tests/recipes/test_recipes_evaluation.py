@@ -1,0 +1,181 @@
+"""evaluate, prompt, label_preferences: each YAML parses, each kind of data is measured, each error is one line."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+
+from hfcourse.data import load_dataset
+from hfcourse.pipeline.files import read_jsonl
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+OURS = ("evaluate", "prompt", "label_preferences")
+YAMLS = sorted(path for name in OURS for path in (RECIPES / "configs" / name).glob("*.yaml"))
+WORLD = ["--dataset_name=world/prompts", "--template=four_part_en", "--num_eval_examples=6"]
+
+
+@pytest.fixture
+def run(monkeypatch):
+    def run(name, *argv):
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, argv)])
+        runpy.run_path(str(RECIPES / f"{name}.py"), run_name="__main__")
+
+    return run
+
+
+@pytest.fixture
+def error_of(run, capsys):
+    def error_of(name, *argv):
+        with pytest.raises(SystemExit) as left:
+            run(name, *argv)
+        assert left.value.code == 2
+        return capsys.readouterr().err.splitlines()[-1]
+
+    return error_of
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_llama, tiny_tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("policy")
+    tiny_llama(0, max_position_embeddings=1024).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_llama, tiny_tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reference")
+    tiny_llama(1, max_position_embeddings=1024).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reward_model(policy, tiny_tokenizer, tmp_path_factory):
+    from hfcourse.models.reward_model import load_reward_model
+
+    folder = tmp_path_factory.mktemp("reward")
+    load_reward_model(str(policy)).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+def evaluation_in(folder):
+    return json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+
+
+def test_answers_on_the_world(run, policy, reference, reward_model, tmp_path):
+    judges = ["--reward_model_path", reward_model, "--ref_model_name_or_path", reference]
+    flags = ["--model_name_or_path", policy, "--output_dir", tmp_path, "--max_completion_length=4"]
+    run("evaluate", *flags, *WORLD, *judges)
+    measured, rows = evaluation_in(tmp_path), read_jsonl(tmp_path / "samples.jsonl")
+    assert measured["num_prompts"] == len(rows) == 6
+    for column, name in {"gold_reward": "gold_reward", "proxy_reward": "proxy_reward", "kl": "kl"}.items():
+        assert measured[name] == pytest.approx(sum(row[column] for row in rows) / 6)
+        assert measured[f"{name}_se"] > 0 or column == "gold_reward"
+    assert measured["kl"] > 0
+    assert measured["versions"].keys() >= {"torch", "transformers", "trl"}
+    assert all(row["prompt"].startswith("Instruction: ") and row["prompt"].endswith("Output:") for row in rows)
+
+
+def test_real_prompts_have_no_gold(run, policy, tmp_path):
+    Dataset.from_dict({"prompt": ["The red fox", "Two apples"]}).to_json(tmp_path / "prompts.jsonl")
+    files = ["--dataset_name", tmp_path / "prompts.jsonl", "--dataset_test_split=train", "--output_dir", tmp_path]
+    run("evaluate", "--model_name_or_path", policy, *files, "--max_completion_length=4")
+    measured = evaluation_in(tmp_path)
+    assert measured["mean_length"] <= 4
+    assert not {"gold_reward", "accuracy", "proxy_reward", "kl"} & measured.keys()
+
+
+def test_pairs_measure_the_reward_model(run, reward_model, tmp_path):
+    pairs = {"prompt": ["The"] * 3, "chosen": [" red fox", " river", " tea"], "rejected": [" apples", " door", " two"]}
+    Dataset.from_dict(pairs).to_json(tmp_path / "pairs.jsonl")
+    files = ["--dataset_name", tmp_path / "pairs.jsonl", "--dataset_test_split=train", "--output_dir", tmp_path]
+    run("evaluate", "--reward_model_path", reward_model, *files)
+    measured = evaluation_in(tmp_path)
+    assert measured["num_pairs"] == 3
+    assert 0 <= measured["accuracy_low"] <= measured["accuracy"] <= measured["accuracy_high"] <= 1
+
+
+def test_multiple_choice_and_text(run, policy, tmp_path):
+    flags = ["--model_name_or_path", policy, "--num_eval_examples=8"]
+    run("evaluate", *flags, "--dataset_name=world/multiple_choice", "--output_dir", tmp_path / "choices")
+    measured = evaluation_in(tmp_path / "choices")
+    assert measured["num_questions"] == sum(s["num_questions"] for s in measured["subjects"].values()) == 8
+    run("evaluate", *flags, "--dataset_name=world/corpus", "--output_dir", tmp_path / "text")
+    assert evaluation_in(tmp_path / "text")["bits_per_byte"] > 0
+
+
+def test_prompt_shows_examples(run, policy, reference, tmp_path):
+    shots = ["--shots_dataset_name=world/instructions", "--num_shots=2", "--num_shots_pool=5"]
+    flags = ["--model_name_or_path", policy, "--output_dir", tmp_path, "--max_completion_length=4"]
+    run("prompt", *flags, *WORLD, *shots, "--ref_model_name_or_path", reference)
+    measured, rows = evaluation_in(tmp_path), read_jsonl(tmp_path / "samples.jsonl")
+    assert (measured["num_shots"], measured["num_shots_pool"]) == (2, 5)
+    assert all(row["prompt"].count("Question: ") == 1 for row in rows), "the record has the prompt without examples"
+
+
+def label(run, policy, folder, *flags):
+    sizes = ["--num_train_examples=12", "--num_eval_examples=6", "--temperature=3", "--max_completion_length=12"]
+    files = ["--dataset_name=world/prompts", "--template=four_part_en", "--output_dir", folder]
+    run("label_preferences", "--model_name_or_path", policy, *files, *sizes, *flags)
+    return json.loads((folder / "preferences.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def finishing(monkeypatch):
+    """Every answer counts as finished: the tiny model hardly ever writes EOS."""
+    import hfcourse.evaluation as evaluation
+
+    generate = evaluation.generate
+    monkeypatch.setattr(evaluation, "generate", lambda *args: [c._replace(finished=True) for c in generate(*args)])
+
+
+@pytest.mark.usefixtures("finishing")
+def test_pairs_are_labelled(run, policy, tmp_path):
+    report = label(run, policy, tmp_path, "--num_generations=3")
+    pairs = load_dataset(str(tmp_path), "train", required_columns=("prompt", "chosen", "rejected"))
+    assert report["train"]["num_pairs"] + report["train"]["num_left_out"] == 12 * 3
+    assert len(pairs) == report["train"]["num_pairs"]
+    assert len(load_dataset(str(tmp_path), "test")) == report["test"]["num_pairs"]
+    assert 0.5 <= report["test"]["bayes_accuracy"] <= 1
+    assert {row["annotator"] for row in pairs} == set(range(8))
+
+
+@pytest.mark.usefixtures("finishing")
+def test_labelling_that_was_killed_keeps_what_it_had(run, policy, tmp_path):
+    whole = label(run, policy, tmp_path)
+    before = (tmp_path / "train.parquet").stat().st_mtime_ns
+    (tmp_path / "test.parquet").unlink()
+    (tmp_path / "preferences.json").write_text(json.dumps({"train": whole["train"]}))
+    assert label(run, policy, tmp_path) == whole
+    assert (tmp_path / "train.parquet").stat().st_mtime_ns == before
+    with pytest.raises(SystemExit):
+        label(run, policy, tmp_path, "--seed=1")
+
+
+def test_errors_are_one_line(error_of, policy, tmp_path):
+    flags = ["--model_name_or_path", policy, "--output_dir", tmp_path]
+    assert "template" in error_of("evaluate", *flags, "--dataset_name=world/prompts", "--num_eval_examples=4")
+    assert "num_eval_examples" in error_of("evaluate", *flags, "--dataset_name=world/prompts")
+    assert "shots_dataset_name" in error_of("prompt", *flags, *WORLD)
+    assert "temperature" in error_of(
+        "evaluate", *flags, *WORLD, "--ref_model_name_or_path", policy, "--temperature=0", "--max_completion_length=2"
+    )
+    assert "no column 'answer'" in error_of(
+        "label_preferences", *flags, "--dataset_name=world/corpus", "--num_train_examples=2"
+    )
+    assert "did you mean 'num_shots'" in error_of("prompt", *flags, *WORLD, "--num_shot=2")
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_every_yaml_parses_and_says_how_to_launch_it(path, error_of):
+    """The recipe itself reads the file: with one flag more that it cannot know, that flag is all it complains of."""
+    assert error_of(path.parent.name, "--config", path, "--no_such_flag").startswith(
+        "error: unknown key '--no_such_flag' in the command line"
+    )
+    header = path.read_text(encoding="utf-8").splitlines()[0]
+    assert header.endswith(f"recipes/{path.parent.name}.py --config recipes/configs/{path.parent.name}/{path.name}")
