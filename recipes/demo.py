@@ -34,17 +34,17 @@ def main():
     from rich.console import Console
 
     from hfcourse.pipeline.files import write_json
-    from hfcourse.pipeline.life import life
+    from hfcourse.pipeline.life import life, settings_of
     from hfcourse.pipeline.results import collect
     from hfcourse.pipeline.stages import run_stages
     from hfcourse.report import print_table, write_figure, write_report
 
-    root = Path(args.output_dir)
-    stages = life(root, Path(__file__).parent, args.seed, args.fast)
-    results = run_stages(stages, root, settings={"seed": args.seed, "fast": args.fast})
-    numbers = collect(root, results, args.seed)
+    root, recipes = Path(args.output_dir), Path(__file__).parent
+    stages = life(root, recipes, args.seed, args.fast)
+    results = run_stages(stages, root, settings_of(recipes, args.seed, args.fast))
+    numbers = collect(root, results, args.seed, args.fast)
     write_json(root / "results.json", numbers)
-    write_report(root, numbers, Path(__file__).parent / "configs")
+    write_report(root, numbers, recipes / "configs")
     write_figure(root, numbers, root / "figure.png")
     print_table(numbers, Console())
     print(f"report: {root / 'report.html'}")

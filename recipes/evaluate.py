@@ -8,7 +8,7 @@
 |------------------------------------|--------------------------------------------------------------------------------|
 | `prompt`, or those of a --template | answers: length, `proxy_reward` with a reward model, `kl` with a reference;    |
 |                                    | `gold_reward` and `accuracy` on the world's prompts                            |
-| `chosen`, `rejected`               | accuracy of the reward model with its 95 % interval                            |
+| `chosen`, `rejected`, and no model | accuracy of the reward model with its 95 % interval                            |
 | `question`, `choices`, `answer`    | multiple choice by likelihood, by subject                                      |
 | `text`                             | perplexity and bits per byte                                                   |
 
@@ -25,7 +25,7 @@ def measure(rows, columns: set[str], script_args, args, model_args) -> dict:
     from hfcourse.evaluation import measure_multiple_choice, measure_reward_model, perplexity
     from hfcourse.models.reward_model import load_reward_model
 
-    if {"chosen", "rejected"} <= columns:
+    if {"chosen", "rejected"} <= columns and model_args.model_name_or_path is None:
         if args.reward_model_path is None:
             raise InputError("reward_model_path: is required to measure on pairs of chosen and rejected")
         reward_model = load_reward_model(args.reward_model_path, model_args.dtype)

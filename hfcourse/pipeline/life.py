@@ -1,6 +1,7 @@
 """The whole life of one model as stages, each of which runs the recipe that a user would run."""
 
 import gc
+import hashlib
 import json
 import runpy
 import sys
@@ -145,6 +146,12 @@ def life(root: Path, recipes: Path, seed: int = 0, fast: bool = False) -> list[S
         ),
         Stage("evaluation", "Evaluation of five methods", evaluate, rewards),
     ]
+
+
+def settings_of(recipes: Path, seed: int, fast: bool) -> dict:
+    """What a life depends on beside the code; a folder of other settings is not gone on with."""
+    configs = b"".join(path.read_bytes() for path in sorted((recipes / "configs").glob("*/*world.yaml")))
+    return {"seed": seed, "fast": fast, "configs": hashlib.sha256(configs).hexdigest()[:12]}
 
 
 def first_and_last(folder: Path) -> dict[str, tuple[float, float]]:

@@ -27,7 +27,7 @@ BASE_OF = {"sft": "pretrain", "ppo": "sft", "dpo": "sft"}
 FORWARD, TRAINING = 2, 6  # FLOPs a parameter and token: a forward pass; forward and backward (2001.08361)
 
 
-def collect(root: Path, results: dict[str, StageResult], seed: int) -> dict:
+def collect(root: Path, results: dict[str, StageResult], seed: int, fast: bool) -> dict:
     """The life's numbers, in the form of results.json.
 
     A method's minutes, FLOPs, labels and parameters are what it needs beyond the model that it starts from: of PPO
@@ -51,6 +51,7 @@ def collect(root: Path, results: dict[str, StageResult], seed: int) -> dict:
     return {
         "minutes": sum(minutes.values()),
         "seed": seed,
+        "fast": fast,
         "num_prompts": metrics["evaluation"]["sft"]["num_prompts"],
         "reward_model": {
             "accuracy": metrics["reward"]["eval_accuracy"],

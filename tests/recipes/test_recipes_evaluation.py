@@ -90,6 +90,18 @@ def test_real_prompts_have_no_gold(run, policy, tmp_path):
     assert not {"gold_reward", "accuracy", "proxy_reward", "kl"} & measured.keys()
 
 
+def test_chat_prompts(run, policy, reference, reward_model, tmp_path):
+    chats = [[{"role": "user", "content": text}] for text in ("The red fox", "Two apples and three")]
+    Dataset.from_dict({"prompt": chats}).to_json(tmp_path / "chats.jsonl")
+    files = ["--dataset_name", tmp_path / "chats.jsonl", "--dataset_test_split=train", "--output_dir", tmp_path]
+    judges = ["--reward_model_path", reward_model, "--ref_model_name_or_path", reference]
+    run("evaluate", "--model_name_or_path", policy, *files, *judges, "--max_completion_length=4")
+    measured = evaluation_in(tmp_path)
+    assert measured["num_prompts"] == 2
+    assert measured["kl"] > 0
+    assert "proxy_reward" in measured
+
+
 def test_pairs_measure_the_reward_model(run, reward_model, tmp_path):
     pairs = {"prompt": ["The"] * 3, "chosen": [" red fox", " river", " tea"], "rejected": [" apples", " door", " two"]}
     Dataset.from_dict(pairs).to_json(tmp_path / "pairs.jsonl")
