@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from loopback import loopback_hub
 from safetensors.torch import load
+
+from tests.hub.loopback import loopback_hub
 
 HERE = Path(__file__).parent
 TOKEN = "hf_notARealTokenButAsSecretAsOne"

@@ -8,21 +8,6 @@ import math
 
 import pytest
 import torch
-from exact_world import (
-    BETA,
-    COMPLETION_IDS,
-    COMPLETION_MASK,
-    CONFIGS,
-    EOS,
-    HORIZON,
-    REWARDS,
-    VOCAB,
-    World,
-    cosine,
-    logits_fn,
-    policy_logits,
-    relative_error,
-)
 
 from hfcourse.losses import (
     bradley_terry_loss,
@@ -50,6 +35,21 @@ from hfcourse.rl import (
     rao_blackwellized_kl_loss,
     sequence_kl,
     state_values,
+)
+from tests.rl.exact_world import (
+    BETA,
+    COMPLETION_IDS,
+    COMPLETION_MASK,
+    CONFIGS,
+    EOS,
+    HORIZON,
+    REWARDS,
+    VOCAB,
+    World,
+    cosine,
+    logits_fn,
+    policy_logits,
+    relative_error,
 )
 
 TOLERANCE = 1e-10

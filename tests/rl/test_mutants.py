@@ -11,7 +11,12 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from exact_world import (
+
+from hfcourse.logprobs import token_logps
+from hfcourse.losses import dpo_loss, hinge_preference_loss, ipo_loss, ppo_policy_loss, ppo_value_loss, robust_dpo_loss
+from hfcourse.masking import masked_mean, masked_moments, masked_sum, mean_and_variance, whiten
+from hfcourse.rl import generalized_advantage_estimation, kl_k1, kl_k2, kl_k3, kl_penalized_rewards, sequence_kl
+from tests.rl.exact_world import (
     BETA,
     COMPLETION_IDS,
     COMPLETION_MASK,
@@ -24,11 +29,6 @@ from exact_world import (
     policy_logits,
     relative_error,
 )
-
-from hfcourse.logprobs import token_logps
-from hfcourse.losses import dpo_loss, hinge_preference_loss, ipo_loss, ppo_policy_loss, ppo_value_loss, robust_dpo_loss
-from hfcourse.masking import masked_mean, masked_moments, masked_sum, mean_and_variance, whiten
-from hfcourse.rl import generalized_advantage_estimation, kl_k1, kl_k2, kl_k3, kl_penalized_rewards, sequence_kl
 
 IDS, MASK = COMPLETION_IDS.repeat(3, 1), COMPLETION_MASK.repeat(3, 1)
 TRUNCATED = ((IDS == EOS) & (MASK == 1)).sum(1) == 0
