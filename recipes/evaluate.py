@@ -18,7 +18,7 @@ prompt, so that two models can be compared prompt by prompt.
 
 from hfcourse.errors import InputError
 from hfcourse.pipeline.launch import ScriptArguments, load_causal_lm, load_tokenizer, parse, recipe
-from hfcourse.pipeline.measure import MeasureArguments, load_rows, measure_answers, write_evaluation
+from hfcourse.pipeline.measure import MeasureArguments, load_rows, measure_answers, place, write_evaluation
 
 
 def measure(rows, columns: set[str], script_args, args, model_args) -> dict:
@@ -28,7 +28,7 @@ def measure(rows, columns: set[str], script_args, args, model_args) -> dict:
     if {"chosen", "rejected"} <= columns and model_args.model_name_or_path is None:
         if args.reward_model_path is None:
             raise InputError("reward_model_path: is required to measure on pairs of chosen and rejected")
-        reward_model = load_reward_model(args.reward_model_path, model_args.dtype)
+        reward_model = place(load_reward_model(args.reward_model_path, model_args.dtype))
         tokenizer = load_tokenizer(args.reward_model_path)
         return measure_reward_model(reward_model, tokenizer, rows, args.per_device_eval_batch_size)
     if "prompt" in columns:
@@ -37,7 +37,7 @@ def measure(rows, columns: set[str], script_args, args, model_args) -> dict:
         raise InputError(
             f"dataset_name: nothing to measure in the columns {sorted(columns)}; is a --template missing?"
         )
-    model, tokenizer = load_causal_lm(model_args), load_tokenizer(model_args.model_name_or_path)
+    model, tokenizer = place(load_causal_lm(model_args)), load_tokenizer(model_args.model_name_or_path)
     if "choices" in columns:
         return measure_multiple_choice(model, tokenizer, rows)
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", 1024)

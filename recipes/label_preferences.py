@@ -39,11 +39,12 @@ def main():
     from hfcourse.data.preferences import GOLD_COLUMNS, describe_labels, label_by_annotators
     from hfcourse.evaluation import generate
     from hfcourse.pipeline.files import claim_folder, write_json
+    from hfcourse.pipeline.measure import place
     from hfcourse.world import Annotators
 
     script_args, args, model_args = parse(ScriptArguments, LabelArguments, ModelConfig, description=__doc__)
     name, people, folder = model_args.model_name_or_path, Annotators(args.num_annotators, args.seed), args.output_dir
-    model, tokenizer = load_causal_lm(model_args), load_tokenizer(name)
+    model, tokenizer = place(load_causal_lm(model_args)), load_tokenizer(name)
     claim_folder(Path(folder), {"data": vars(script_args), "answers": vars(args), "model": name})
     splits = {
         "train": (script_args.dataset_train_split, script_args.num_train_examples),

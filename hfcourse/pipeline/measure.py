@@ -12,6 +12,7 @@ from hfcourse.pipeline.launch import ScriptArguments, load_causal_lm, load_token
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import PreTrainedModel
     from trl import ModelConfig
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "hfcourse")
@@ -49,6 +50,19 @@ class MeasureArguments:
             raise InputError("shots_dataset_name: is required with num_shots (a dataset with prompts and answers)")
 
 
+def place(model: "PreTrainedModel") -> "PreTrainedModel":
+    """On the accelerator, where there is one; quantised models are there already.
+
+    Raises:
+        InputError: several processes were launched. Each would answer every prompt and write the same files.
+    """
+    from accelerate import PartialState
+
+    if PartialState().num_processes > 1:
+        raise InputError("num_processes: this recipe runs in one process; launch it with python, or --num_processes 1")
+    return model if getattr(model, "is_quantized", False) else model.to(PartialState().device)
+
+
 def load_rows(script_args: ScriptArguments) -> "Dataset":
     """The test split, in its template if one is named; with all the columns that it has."""
     from hfcourse.data import apply_template, load_dataset
@@ -70,7 +84,7 @@ def measure_answers(rows: list[dict], script_args: ScriptArguments, args: Measur
     from hfcourse.evaluation.responses import add_gold, add_kl, add_proxy, records_of, summarize
     from hfcourse.models.reward_model import load_reward_model
 
-    model, tokenizer = load_causal_lm(model_args), load_tokenizer(model_args.model_name_or_path)
+    model, tokenizer = place(load_causal_lm(model_args)), load_tokenizer(model_args.model_name_or_path)
     prompts, stop = _shown_prompts(rows, script_args, args)
     size = args.per_device_eval_batch_size
     completions = generate(
@@ -79,11 +93,11 @@ def measure_answers(rows: list[dict], script_args: ScriptArguments, args: Measur
     records = records_of(rows, completions)
     add_gold(records)
     if args.reward_model_path:
-        reward_model = load_reward_model(args.reward_model_path, model_args.dtype)
+        reward_model = place(load_reward_model(args.reward_model_path, model_args.dtype))
         add_proxy(records, reward_model, load_tokenizer(args.reward_model_path), size)
     if args.ref_model_name_or_path:
         model_args.model_name_or_path = args.ref_model_name_or_path
-        add_kl(records, completions, model, load_causal_lm(model_args), tokenizer, args.temperature)
+        add_kl(records, completions, model, place(load_causal_lm(model_args)), tokenizer, args.temperature)
     write_jsonl(Path(args.output_dir) / "samples.jsonl", records)
     return summarize(records)
 

@@ -169,6 +169,16 @@ def test_labelling_that_was_killed_keeps_what_it_had(run, policy, tmp_path):
         label(run, policy, tmp_path, "--seed=1")
 
 
+def test_several_processes_are_refused(error_of, policy, monkeypatch, tmp_path):
+    """Each would answer every prompt and write the same files. (What accelerate reports is all that is replaced.)"""
+    from accelerate import PartialState
+
+    monkeypatch.setattr(PartialState(), "num_processes", 2)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    flags = ["--model_name_or_path", policy, "--output_dir", tmp_path]
+    assert "one process" in error_of("evaluate", *flags, *WORLD)
+
+
 def test_errors_are_one_line(error_of, policy, tmp_path):
     flags = ["--model_name_or_path", policy, "--output_dir", tmp_path]
     assert "template" in error_of("evaluate", *flags, "--dataset_name=world/prompts", "--num_eval_examples=4")
