@@ -221,6 +221,8 @@ class RolloutTrainer(ModelCardMixin, trl.RLOOTrainer):
 
     @torch.no_grad()
     def _log_kl(self, scores, logps, ref_logps, mask):
+        if not self.beta:  # there is no reference to be far from
+            return
         metrics = self._metrics["train" if self.model.training else "eval"]
         k1 = kl_k1(logps, ref_logps).where(mask.bool(), 0.0)
         kl_sequence, score = self.accelerator.gather(k1.sum(1)).mean(), self.accelerator.gather(scores).mean()

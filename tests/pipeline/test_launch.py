@@ -246,3 +246,9 @@ def test_splits(tmp_path):
     assert (train["text"][0], evaluation["text"][:]) == ("train", ["test", "test"])
     with pytest.raises(InputError, match="max_steps: is required with dataset_streaming"):
         splits(ScriptArguments(dataset_name=str(tmp_path), dataset_streaming=True))
+
+
+def test_a_hub_token_on_the_command_line_is_refused(tmp_path):
+    """transformers pickles it into training_args.bin, which a push uploads."""
+    with pytest.raises(InputError, match="set HF_TOKEN instead"):
+        parse(SFTConfig, argv=["--output_dir", str(tmp_path), "--hub_token", "hf_secret"])
