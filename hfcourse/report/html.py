@@ -14,7 +14,7 @@ from hfcourse.pipeline.life import METHODS
 from hfcourse.pipeline.results import samples
 from hfcourse.report import comparison
 from hfcourse.report.curves import curves_svg, rewards_svg
-from hfcourse.report.table import HEADINGS, TITLES, claims, table_rows
+from hfcourse.report.table import HEADINGS, TITLES, claims, overoptimization, table_rows
 from hfcourse.world import gold_terms, is_confident
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers", "hfcourse")
@@ -49,6 +49,7 @@ def write_report(root: Path, results: dict, configs: Path) -> None:
         headings=HEADINGS,
         rows=table_rows(results["methods"]),
         claims=claims(results),
+        overoptimization=overoptimization(results["methods"]),
         rewards=rewards_svg(results),
         curves=curves_svg(root, results),
         term_names=[*TERMS.values(), "sounds certain"],

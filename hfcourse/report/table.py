@@ -46,6 +46,19 @@ def claims(results: dict) -> list[tuple[bool, str]]:
     return [*map(_difference, results["differences"]), _reward_model(results["reward_model"])]
 
 
+def overoptimization(methods: dict[str, dict]) -> list[str]:
+    """Of PPO and DPO: what the reward model says was gained on SFT, and what was."""
+    sentences, sft = [], methods["sft"]
+    for name in ("ppo", "dpo"):
+        proxy, gold, right = (methods[name][key] - sft[key] for key in ("proxy_reward", "gold_reward", "accuracy"))
+        hacked = "; the reward model is being hacked" if proxy > 0 > gold else ""
+        sentences.append(
+            f"{TITLES[name]} against SFT: reward model {proxy:+.2f}, gold reward {gold:+.2f}, right answers "
+            f"{100 * right:+.0f} points{hacked}"
+        )
+    return sentences
+
+
 def _difference(d: dict) -> tuple[bool, str]:
     before, after = TITLES[d["before"]], TITLES[d["after"]]
     if d["holds"]:
@@ -78,3 +91,5 @@ def print_table(results: dict, console: Console) -> None:
     console.print("Gold reward: mean ± one standard error. Below, ± is two standard errors of the paired difference.")
     for holds, text in claims(results):
         console.print(f"{'✓' if holds else '✗'} {text}", highlight=False, markup=False)
+    for text in overoptimization(results["methods"]):
+        console.print(f"  {text}", highlight=False, markup=False)

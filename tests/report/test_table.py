@@ -3,7 +3,7 @@
 import pytest
 
 from hfcourse.report.comparison import HEADINGS as COMPARED, ROWS
-from hfcourse.report.table import HEADINGS, claims, table_rows
+from hfcourse.report.table import HEADINGS, claims, overoptimization, table_rows
 
 METHOD = {
     **{"gold_reward": 1.234, "gold_reward_se": 0.056, "proxy_reward": -0.5, "kl_to_sft": 3.21, "accuracy": 0.876},
@@ -53,3 +53,15 @@ def test_the_closing_table_is_complete():
     assert all(len(row) == len(COMPARED) == 5 for row in ROWS)
     assert all(cell for row in ROWS for cell in row)
     assert ROWS[1][1:] == ("No", "Yes", "Yes", "Yes")
+
+
+def test_overoptimization_is_named():
+    """PPO: the learnt reward rose, the gold fell. DPO: both rose."""
+    sft = {"proxy_reward": 0.0, "gold_reward": 1.5, "accuracy": 0.7}
+    ppo = {"proxy_reward": 0.7, "gold_reward": 1.25, "accuracy": 0.3}
+    dpo = {"proxy_reward": 0.25, "gold_reward": 1.75, "accuracy": 0.7}
+    assert overoptimization({"sft": sft, "ppo": ppo, "dpo": dpo}) == [
+        "RLHF (PPO) against SFT: reward model +0.70, gold reward -0.25, right answers -40 points; "
+        "the reward model is being hacked",
+        "DPO against SFT: reward model +0.25, gold reward +0.25, right answers +0 points",
+    ]
