@@ -14,7 +14,7 @@ from trl.trainer.utils import use_adapter
 
 from hfcourse.errors import InputError
 from hfcourse.hub.model_card import ModelCardMixin
-from hfcourse.masking import masked_moments, masked_sum, mean_and_variance
+from hfcourse.masking import masked_mean, masked_moments, masked_sum, mean_and_variance
 from hfcourse.models.reward_model import load_reward_model
 from hfcourse.models.token_stats import add_token_stats_head
 from hfcourse.rl import kl_k1, kl_k3
@@ -154,11 +154,11 @@ class RolloutTrainer(ModelCardMixin, trl.RLOOTrainer):
 
         credit = self._assign_credit(rollout, scores, stats, ref_logps)
         self._log_kl(scores, stats["logps"], ref_logps, rollout["completion_mask"])
-        self._log_completions(prompts, completions, scores)
+        self._log_completions(prompts, completions, credit["advantages"], rollout["completion_mask"])
         return {**rollout, "old_per_token_logps": stats["logps"], **credit}
 
     def _assign_credit(self, rollout, scores, stats, ref_logps) -> dict[str, Tensor]:
-        """The method itself: what each token of the rollout is worth, as (B, ...) tensors that the loss reads.
+        """The method itself: what each token of the rollout is worth: `advantages` (B, C), and what else the loss reads.
 
         Args:
             rollout: prompts, completions and their masks.
@@ -231,10 +231,11 @@ class RolloutTrainer(ModelCardMixin, trl.RLOOTrainer):
         metrics["kl_sequence"].append(kl_sequence.item())
         metrics["rlhf_reward"].append((score - self.beta * kl_sequence).item())
 
-    def _log_completions(self, prompts, completions, scores):
+    def _log_completions(self, prompts, completions, advantages, mask):
         self._logs["prompt"].extend(gather_object(prompts))
         self._logs["completion"].extend(gather_object(completions))
-        self._logs["advantages"].extend(self.accelerator.gather(scores).tolist())
+        per_row = [masked_mean(*row).item() for row in zip(advantages, mask, strict=True)]
+        self._logs["advantages"].extend(gather_object(per_row))
         self._pending_extra_logs.clear()
         self._pending_metrics.clear()
 

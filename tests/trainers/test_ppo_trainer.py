@@ -288,3 +288,12 @@ def test_evaluation_reports_reward_and_kl(make_trainer):
     metrics = trainer.evaluate(Dataset.from_list([{"prompt": p} for p in PROMPTS]))
     assert {"eval_reward", "eval_kl", "eval_entropy"} <= set(metrics)
     assert metrics["eval_kl"] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_completions_table_shows_the_mean_advantage_of_each_row(make_trainer):
+    trainer = make_trainer()
+    _, rollout = rollout_of(trainer)
+    mask = rollout["completion_mask"]
+    expected = ((rollout["advantages"] * mask).sum(1) / mask.sum(1)).tolist()
+    assert list(trainer._logs["advantages"]) == pytest.approx(expected, abs=1e-6)
+    assert len(trainer._logs["completion"]) == len(PROMPTS)
