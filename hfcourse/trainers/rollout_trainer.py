@@ -158,7 +158,7 @@ class RolloutTrainer(ModelCardMixin, trl.RLOOTrainer):
         return {**rollout, "old_per_token_logps": stats["logps"], **credit}
 
     def _assign_credit(self, rollout, scores, stats, ref_logps) -> dict[str, Tensor]:
-        """The method itself: what each token of the rollout is worth: `advantages` (B, C), and what else the loss reads.
+        """The method itself: what each token is worth, `advantages` (B, C), and what else the loss reads.
 
         Args:
             rollout: prompts, completions and their masks.

@@ -297,3 +297,56 @@ def test_the_completions_table_shows_the_mean_advantage_of_each_row(make_trainer
     expected = ((rollout["advantages"] * mask).sum(1) / mask.sum(1)).tolist()
     assert list(trainer._logs["advantages"]) == pytest.approx(expected, abs=1e-6)
     assert len(trainer._logs["completion"]) == len(PROMPTS)
+
+
+def given(trainer):
+    """A rollout of four completions with rewards -3, 0, 1, 2; the second and fourth never ended."""
+    eos, texts = trainer.processing_class.eos_token_id, ["w", "x", "y", "z"]
+    trainer._generate = lambda prompts: ([[5]] * 4, [[9, eos], [9, 10], [9, 10, eos], [9, 9, 9]], texts)
+    return trainer._generate_and_score_completions([{"prompt": "a"}] * 4)
+
+
+def four(prompts, completions, **columns):
+    return [-3.0, 0.0, 1.0, 2.0]
+
+
+def test_advantages_are_whitened_over_the_tokens_that_count(make_trainer):
+    rollout = given(make_trainer(reward_funcs=four))
+    counted = rollout["advantages"][rollout["completion_mask"].bool()]
+    assert counted.mean().item() == pytest.approx(0, abs=1e-5)
+    assert counted.var(unbiased=False).item() == pytest.approx(1, abs=1e-4)
+
+
+def test_reward_clip_range_clips_the_score_before_the_penalty(make_trainer):
+    """λ = 1, β = 0, V = 0: every return of a row is its score, clipped to [-1, 1]."""
+    settings = dict(reward_funcs=four, beta=0.0, lam=1.0, normalize_advantages=False)
+    rollout = given(make_trainer(**settings, reward_clip_range=[-1.0, 1.0]))
+    assert rollout["returns"][:, 0].tolist() == [-1, 0, 1, 1]
+
+
+def test_whiten_rewards_divides_by_the_deviation_of_all_token_rewards(make_trainer):
+    """Token rewards are 0 but for the last of each row: -3, 0, 1, 2 among 10 tokens; mean 0, variance 14/10."""
+    rollout = given(
+        make_trainer(reward_funcs=four, beta=0.0, lam=1.0, normalize_advantages=False, whiten_rewards=True)
+    )
+    expected = [score / 1.4**0.5 for score in (-3, 0, 1, 2)]
+    assert rollout["returns"][:, 0].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_truncated_completions_can_be_left_out_of_the_loss(make_trainer):
+    rollout = given(make_trainer(reward_funcs=four, mask_truncated_completions=True))
+    assert rollout["completion_mask"].sum(1).tolist() == [2, 0, 3, 0]
+    assert rollout["attention_to_completion"].sum(1).tolist() == [2, 2, 3, 3]
+    assert rollout["advantages"][1].abs().sum() == 0
+
+
+def test_entropy_bonus_lowers_the_loss_by_its_mean(make_trainer):
+    """The entropy of each token that counts, times the coefficient, over their number."""
+    trainer = make_trainer(entropy_coef=0.5)
+    batch, _ = rollout_of(trainer)
+    with_bonus = trainer._compute_loss(trainer.model, batch)
+    entropy = trainer._forward(trainer.model, batch)["entropy"]
+    trainer.args.entropy_coef = 0.0
+    bonus = 0.5 * (entropy * batch["completion_mask"]).sum() / batch["num_items"]
+    torch.testing.assert_close(trainer._compute_loss(trainer.model, batch) - with_bonus, bonus, atol=1e-5, rtol=1e-5)
+    assert bonus > 0.1
