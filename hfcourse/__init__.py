@@ -35,6 +35,7 @@ _HOME = {
     "hfcourse.trainers.causal_lm_trainer": ("CausalLMConfig", "CausalLMTrainer"),
     "hfcourse.trainers.sft_trainer": ("SFTConfig", "SFTTrainer"),
     "hfcourse.trainers.reward_trainer": ("RewardConfig", "RewardTrainer"),
+    "hfcourse.trainers.reinforce_trainer": ("REINFORCEConfig", "REINFORCETrainer"),
     "hfcourse.trainers.ppo_trainer": ("PPOConfig", "PPOTrainer"),
     "hfcourse.trainers.dpo_trainer": ("DPOConfig", "DPOTrainer"),
 }
@@ -73,6 +74,10 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     )
     from hfcourse.trainers.dpo_trainer import DPOConfig as DPOConfig, DPOTrainer as DPOTrainer
     from hfcourse.trainers.ppo_trainer import PPOConfig as PPOConfig, PPOTrainer as PPOTrainer
+    from hfcourse.trainers.reinforce_trainer import (
+        REINFORCEConfig as REINFORCEConfig,
+        REINFORCETrainer as REINFORCETrainer,
+    )
     from hfcourse.trainers.reward_trainer import RewardConfig as RewardConfig, RewardTrainer as RewardTrainer
     from hfcourse.trainers.sft_trainer import SFTConfig as SFTConfig, SFTTrainer as SFTTrainer
 

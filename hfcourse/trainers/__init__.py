@@ -9,6 +9,7 @@ _MODULE_OF = {
         "causal_lm": "CausalLM",
         "sft": "SFT",
         "reward": "Reward",
+        "reinforce": "REINFORCE",
         "ppo": "PPO",
         "dpo": "DPO",
     }.items()
@@ -24,6 +25,10 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     )
     from hfcourse.trainers.dpo_trainer import DPOConfig as DPOConfig, DPOTrainer as DPOTrainer
     from hfcourse.trainers.ppo_trainer import PPOConfig as PPOConfig, PPOTrainer as PPOTrainer
+    from hfcourse.trainers.reinforce_trainer import (
+        REINFORCEConfig as REINFORCEConfig,
+        REINFORCETrainer as REINFORCETrainer,
+    )
     from hfcourse.trainers.reward_trainer import RewardConfig as RewardConfig, RewardTrainer as RewardTrainer
     from hfcourse.trainers.sft_trainer import SFTConfig as SFTConfig, SFTTrainer as SFTTrainer
 

@@ -1,6 +1,6 @@
-"""One optimizer step of RewardTrainer, DPOTrainer and PPOTrainer; prints what each learnt as a line of JSON.
+"""One optimizer step of the Reward, DPO, PPO and REINFORCE trainers; prints what each learnt as a line of JSON.
 
-As a script: `preferences.py output_dir batch_size`, once a rank. PPO's completions are given, not sampled.
+As a script: `preferences.py output_dir batch_size`, once a rank. Completions are given, not sampled.
 """
 
 import json
@@ -10,11 +10,21 @@ import torch
 from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-from hfcourse import DPOConfig, DPOTrainer, PPOConfig, PPOTrainer, RewardConfig, RewardTrainer
+from hfcourse import (
+    DPOConfig,
+    DPOTrainer,
+    PPOConfig,
+    PPOTrainer,
+    REINFORCEConfig,
+    REINFORCETrainer,
+    RewardConfig,
+    RewardTrainer,
+)
 from hfcourse.tokenization import train_tokenizer
 
 ROWS = 8
 LETTERS = "abcdefgh"
+ROLLOUT = dict(max_completion_length=8, beta=0.1)
 SHAPE = dict(vocab_size=260, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
 METRICS = (
     *("loss", "accuracy", "margin", "mean_reward", "rewards/accuracies", "rewards/margins", "logps/chosen", "entropy"),
@@ -65,28 +75,42 @@ def dpo_trainer(output_dir: str, batch_size: int):
 
 
 def ppo_trainer(output_dir: str, batch_size: int):
+    return rollout_trainer(PPOTrainer, PPOConfig(**settings(output_dir, batch_size), **ROLLOUT, num_iterations=1))
+
+
+def reinforce_trainer(output_dir: str, batch_size: int):
+    args = REINFORCEConfig(
+        **settings(output_dir, batch_size),
+        **ROLLOUT,
+        baseline="leave_one_out",
+        normalize_advantages=True,
+        num_generations=2,
+    )
+    return rollout_trainer(REINFORCETrainer, args)
+
+
+def rollout_trainer(trainer_class, args):
     tokenizer = train_tokenizer(["a b"], 260)
-    args = PPOConfig(**settings(output_dir, batch_size), num_iterations=1, max_completion_length=8, beta=0.1)
     reference = model()
     with torch.no_grad():
         reference.lm_head.weight.mul_(1.5)
 
     def reward(prompts, completions, **columns):
-        return [float(ord(prompt[0]) % 5) for prompt in prompts]
+        return [float(ord(prompt[0]) % 5) + len(text) for prompt, text in zip(prompts, completions, strict=True)]
 
     def generate(prompts):
-        texts = ["xyz" * (1 + LETTERS.index(p) % 3) for p in prompts]
+        texts = ["xyz" * (1 + (LETTERS.index(p) + i % 2) % 3) for i, p in enumerate(prompts)]
         return tokenizer(prompts)["input_ids"], tokenizer(texts)["input_ids"], texts
 
     prompts = Dataset.from_dict({"prompt": list(LETTERS)})
-    trainer = PPOTrainer(model(), reward, args, prompts, processing_class=tokenizer, ref_model=reference)
+    trainer = trainer_class(model(), reward, args, prompts, processing_class=tokenizer, ref_model=reference)
     trainer._generate = generate
     return trainer
 
 
 def train_all(output_dir: str, batch_size: int) -> list[dict]:
     learnt = []
-    for make in (reward_trainer, dpo_trainer, ppo_trainer):
+    for make in (reward_trainer, dpo_trainer, ppo_trainer, reinforce_trainer):
         trainer = make(output_dir, batch_size)
         trainer.train()
         logged = {n: v for log in trainer.state.log_history for n, v in log.items() if n in METRICS}

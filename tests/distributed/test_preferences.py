@@ -1,4 +1,4 @@
-"""Reward, DPO and PPO: two gloo processes with half the batch each learn what one learns from the whole batch."""
+"""Reward, DPO, PPO, REINFORCE: two gloo processes with half the batch each learn what one learns from all of it."""
 
 import json
 from pathlib import Path
