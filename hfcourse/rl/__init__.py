@@ -2,6 +2,7 @@
 
 from hfcourse.rl.advantages import generalized_advantage_estimation, leave_one_out_advantages
 from hfcourse.rl.exact import (
+    best_of_n_policy,
     enumerate_completions,
     enumerated_logits,
     enumerated_logps,
@@ -14,6 +15,7 @@ from hfcourse.rl.exact import (
 from hfcourse.rl.kl import kl_full, kl_k1, kl_k2, kl_k3, kl_penalized_rewards, rao_blackwellized_kl_loss
 
 __all__ = [
+    "best_of_n_policy",
     "enumerate_completions",
     "enumerated_logits",
     "enumerated_logps",

@@ -121,6 +121,29 @@ def optimal_objective(ref_logps: Tensor, rewards: Tensor, beta: float) -> Tensor
     return beta * _tilted(ref_logps, rewards, beta).logsumexp(-1)
 
 
+def best_of_n_policy(ref_logps: Tensor, rewards: Tensor, n: int) -> Tensor:
+    """The law of the best of n answers drawn from π_ref: what reranking does without any training.
+
+        q(y|x) = π_ref(y|x) Σ_{i<n} a^i b^(n-1-i)        a = P(r' ≤ r(x, y)), b = P(r' < r(x, y)) under π_ref
+
+    which is π_ref(y|x) (a^n - b^n) / (a - b): the best is y or its equal, and equals are drawn in their proportions.
+    KL(q ‖ π_ref) ≤ log n - (n - 1)/n, with equality only where no answer has an atom (Beirami et al.,
+    https://huggingface.co/papers/2401.01879).
+
+    Args:
+        ref_logps: (..., N), log π_ref(y|x) of all completions; -inf pads, whatever the reward there.
+        rewards: (..., N), r(x, y).
+        n: how many answers are drawn.
+
+    Returns:
+        (..., N), log q(y|x), -inf where padded.
+    """
+    probs = at_least_float32(ref_logps).exp()
+    others, own = rewards.unsqueeze(-2), rewards.unsqueeze(-1)
+    at_most, below = ((probs.unsqueeze(-2) * is_worse).sum(-1) for is_worse in (others <= own, others < own))
+    return ref_logps + sum(at_most**i * below ** (n - 1 - i) for i in range(n)).log()
+
+
 def expected_objective(logps: Tensor, ref_logps: Tensor, rewards: Tensor, beta: float) -> Tensor:
     """J(π) = Σ_y π(y|x) [r(x, y) - β log(π(y|x) / π_ref(y|x))] (course notes, 2.3).
 

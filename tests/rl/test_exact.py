@@ -20,6 +20,7 @@ from hfcourse.losses import (
 )
 from hfcourse.masking import masked_mean, masked_moments, masked_sum, mean_and_variance, scale, whiten
 from hfcourse.rl import (
+    best_of_n_policy,
     enumerate_completions,
     enumerated_logits,
     expected_objective,
@@ -160,6 +161,31 @@ def test_no_policy_beats_the_optimum(world):
     optimum = optimal_objective(ref_logps, REWARDS, BETA)
     assert (expected_objective(others, ref_logps, REWARDS, BETA) < optimum).all()
     torch.testing.assert_close(BETA * (best - ref_logps) + optimum.unsqueeze(1), REWARDS)
+
+
+def test_best_of_n_by_hand():
+    """π_ref = (½, ¼, ⅛, ⅛), r = (0, 1, 2, 2). Of two draws the best is the first in ¼ of cases, the second in
+    (¾)² - ¼ = 5/16, one of the tied two in 7/16, halved between them. A padded slot plays no part. Of one it is π_ref.
+    """
+    ref = torch.tensor([0.5, 0.25, 0.125, 0.125, 0.0]).log()
+    rewards = torch.tensor([0.0, 1.0, 2.0, 2.0, 9.0])
+    torch.testing.assert_close(
+        best_of_n_policy(ref, rewards, 2).exp(), torch.tensor([0.25, 5 / 16, 7 / 32, 7 / 32, 0.0])
+    )
+    torch.testing.assert_close(best_of_n_policy(ref, rewards, 1), ref)
+
+
+@pytest.mark.parametrize("n", [2, 4, 16, 64])
+def test_best_of_n_stays_below_the_bound_and_below_the_optimum(world, n):
+    """Its KL is at most log n - (n-1)/n, and the tilt π* of the same KL has at least its reward."""
+    ref_logps = world.logps_of(world.ref_logits).sum(-1)
+    logps = best_of_n_policy(ref_logps, REWARDS, n)
+    torch.testing.assert_close(logps.exp().sum(-1), torch.ones(3, dtype=torch.float64))
+    kl = sequence_kl(logps, ref_logps)
+    assert (kl <= math.log(n) - (n - 1) / n).all()
+    for beta in (0.1, 0.5, 2.0):  # J ≤ J* for every β at once: the exact curve lies above
+        objective = expected_objective(logps, ref_logps, REWARDS, beta)
+        assert (objective < optimal_objective(ref_logps, REWARDS, beta)).all()
 
 
 # ---------------------------------------------------------------------------------------------- gradient identities
