@@ -1,0 +1,1 @@
+"""Peers written for comparison: what people copy today, in its own plain form."""

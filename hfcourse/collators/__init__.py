@@ -1,0 +1,19 @@
+"""Batches for pretraining: rows of ids in, what is hidden and what is to be predicted out."""
+
+from hfcourse.collators.denoisers import (
+    PREFIX_LM,
+    UL2_DENOISERS,
+    DataCollatorForMixtureOfDenoisers,
+    DataCollatorForTextToText,
+    Denoiser,
+)
+from hfcourse.collators.span_corruption import DataCollatorForSpanCorruption
+
+__all__ = [
+    "PREFIX_LM",
+    "UL2_DENOISERS",
+    "DataCollatorForMixtureOfDenoisers",
+    "DataCollatorForSpanCorruption",
+    "DataCollatorForTextToText",
+    "Denoiser",
+]
