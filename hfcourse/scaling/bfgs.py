@@ -17,8 +17,8 @@ def minimize(
 ) -> tuple[NDArray, NDArray]:
     """Minimise from every start; rows that are done leave the batch.
 
-    BFGS (Nocedal & Wright, Numerical Optimization, 6.1): p = -H g, H the running inverse Hessian. L-BFGS is the form of
-    it that saves memory; with a handful of parameters there is none to save.
+    BFGS (Nocedal & Wright, Numerical Optimization, 6.1): p = -H g, H the running inverse Hessian. L-BFGS is the form
+    of it that saves memory; with a handful of parameters there is none to save.
 
     Args:
         objective: values and gradients of the rows it is given.

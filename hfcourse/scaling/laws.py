@@ -40,7 +40,7 @@ class ScalingLaw:
     def compute_optimal(self, flops: ArrayLike) -> tuple[NDArray, NDArray]:
         """(N*, D*) with the smallest loss among those with 6 N D = C (Eq. 4 of the paper).
 
-            N* = G (C/6)^a     D* = (C/6)^b / G     G = (αA / βB)^(1/(α+β))
+        N* = G (C/6)^a     D* = (C/6)^b / G     G = (αA / βB)^(1/(α+β))
         """
         a, b = self.exponents
         # In logarithms: A and B of a poorly determined law overflow where their ratio does not.

@@ -23,15 +23,22 @@ def width(low_high):
 
 
 def test_intervals_hold_the_planted_law():
-    """One data set of 36 runs with 0.3 % of noise; `benchmarks/scaling_coverage.py` measures how often they do."""
-    losses, law = noisy(0.003, seed=0)
-    laws = bootstrap_laws(law, N, D, losses, num_resamples=300)
-    assert laws.E.shape == (300,)
+    """Ten data sets of 36 runs with 0.3 % of noise: 95 % intervals miss now and then, and not more often.
+
+    `benchmarks/scaling_coverage.py` measures how often.
+    """
     quantities = (alpha, lambda law: law.E, lambda law: law.exponents[0], lambda law: law.loss(1e11, 1e12))
-    for quantity in quantities:
-        low, high = interval(laws, quantity)
-        assert low < quantity(law) < high
-        assert low < quantity(LAW) < high
+    held = np.zeros(4, dtype=int)
+    for seed in range(10):
+        losses, law = noisy(0.003, seed)
+        laws = bootstrap_laws(law, N, D, losses, num_resamples=100)
+        assert laws.E.shape == (100,)
+        for i, quantity in enumerate(quantities):
+            low, high = interval(laws, quantity)
+            assert low < quantity(law) < high
+            held[i] += low < quantity(LAW) < high
+    assert held.min() >= 8
+    assert held.sum() < 40
 
 
 def test_intervals_shrink_with_the_noise():

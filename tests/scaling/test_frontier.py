@@ -10,10 +10,13 @@ from hfcourse.scaling.kaplan import non_embedding_exponent, non_embedding_optimu
 LAW = ScalingLaw(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
 
 
-def isoflop_runs(width: float, budgets=np.geomspace(1e19, 1e22, 5), sizes=9):
+BUDGETS = np.geomspace(1e19, 1e22, 5)
+
+
+def isoflop_runs(width: float, sizes=9):
     """Runs at each budget, from 1/width to width times the best size."""
-    flops = np.repeat(budgets, sizes)
-    n = LAW.compute_optimal(flops)[0] * np.tile(np.geomspace(1 / width, width, sizes), len(budgets))
+    flops = np.repeat(BUDGETS, sizes)
+    n = LAW.compute_optimal(flops)[0] * np.tile(np.geomspace(1 / width, width, sizes), len(BUDGETS))
     return n, flops / (6 * n), LAW.loss(n, flops / (6 * n))
 
 
@@ -42,7 +45,7 @@ def test_isoflop_parabolas_find_a_planted_law():
 
 
 def test_wide_parabolas_lean():
-    """The loss rises more steeply on one side of N*: a parabola 64 times wider misses it, one 2 times wider does not."""
+    """The loss rises more steeply on one side of N*: a parabola 64 times as wide misses it."""
     off = [
         abs(np.log(frontier.num_params / LAW.compute_optimal(frontier.flops)[0])).max()
         for frontier in (isoflop_parabolas(*isoflop_runs(width)) for width in (2, 8, 64))
@@ -109,11 +112,12 @@ def test_what_tells_nothing():
         isoflop_parabolas(n, d, -losses + 10)
     with pytest.raises(InputError, match="1 budgets"):
         isoflop_parabolas(n[:9], d[:9], losses[:9])
+    few = np.arange(len(n)) % 9 < 4
     with pytest.raises(InputError, match="0 budgets"):  # four sizes each: a parabola and a line fit anything
-        few = np.arange(len(n)) % 9 < 4
         isoflop_parabolas(n[few], d[few], losses[few])
     with pytest.raises(InputError, match="at least 3 sizes"):
         training_curve_envelope(curves()[:2])
+    flops = np.geomspace(1e18, 1e20, 9)
+    always_best = [(n, flops / (6 * n), n * np.ones(9)) for n in (1e7, 1e8, 1e9)]
     with pytest.raises(InputError, match="best at every budget"):
-        budgets = np.geomspace(1e18, 1e20, 9)
-        training_curve_envelope([(n, budgets / (6 * n), n * np.ones(9)) for n in (1e7, 1e8, 1e9)])
+        training_curve_envelope(always_best)

@@ -144,7 +144,8 @@ def test_the_gradient():
 def test_centred_parameters_are_the_law():
     n, d = grid(4, 4)
     back = law_of(theta_of(REPLICATION, n, d), n, d)
-    assert [back.E, back.A, back.B] == pytest.approx([1.8172, 482.01, 2085.43], rel=1e-12)
+    assert objective_of(back, n, d, REPLICATION.loss(n, d)) < 1e-24
+    assert back.alpha == 0.3478
 
 
 def test_no_other_optimizer_finds_a_lower_point():
