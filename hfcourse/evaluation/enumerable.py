@@ -34,7 +34,6 @@ PAD, EOS = "_", "."
 LETTERS = "abcde"
 VOCABULARY = {token: i for i, token in enumerate([PAD, EOS, *LETTERS])}
 PROMPTS = ("a", "bc", "de", "abd")
-MAX_COMPLETION_LENGTH = 4
 # Rewards have this standard deviation under π_ref; with β = 0.5 the reference starts 0.74 nats from the optimum.
 REWARD_STD = 0.6
 # A finite -∞: the policy can never write the pad token, so that the answers that are listed are all there are.
@@ -54,11 +53,11 @@ class EnumerableWorld:
     beta: float
 
     @classmethod
-    def make(cls, beta: float = 0.5, seed: int = 0) -> "EnumerableWorld":
+    def make(cls, beta: float = 0.5, seed: int = 0, max_completion_length: int = 4) -> "EnumerableWorld":
         """The world of this seed: a random reference and random rewards. Leaves the global random state alone."""
         tokenizer, generator = _tokenizer(), torch.Generator().manual_seed(seed)
         letters = [i for token, i in VOCABULARY.items() if token != PAD]
-        ids, mask = enumerate_completions(letters, VOCABULARY[EOS], MAX_COMPLETION_LENGTH)
+        ids, mask = enumerate_completions(letters, VOCABULARY[EOS], max_completion_length)
         reference = _reference(seed)
         ref_logps = exact_logps(reference, tokenizer, ids, mask)
         return cls(reference, tokenizer, ids, mask, _rewards(ids, mask, ref_logps, generator), ref_logps, beta)

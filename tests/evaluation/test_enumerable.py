@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hfcourse.evaluation.enumerable import LETTERS, MAX_COMPLETION_LENGTH, PROMPTS, EnumerableWorld
+from hfcourse.evaluation.enumerable import LETTERS, PROMPTS, EnumerableWorld
 from hfcourse.rl import sequence_kl
 
 
@@ -16,7 +16,7 @@ def test_it_starts_as_far_from_the_optimum_as_stated(world):
     """KL(π_ref ‖ π*) = 0.736 nats, the mean over the prompts, and every answer is listed: probabilities sum to 1."""
     assert sequence_kl(world.ref_logps, world.optimum()).mean().item() == pytest.approx(0.7363, abs=1e-4)
     letters = len(LETTERS)
-    num_answers = sum(letters**k for k in range(MAX_COMPLETION_LENGTH)) + letters**MAX_COMPLETION_LENGTH
+    num_answers = sum(letters**k for k in range(4)) + letters**4
     assert world.ref_logps.shape == (4, num_answers) == (4, 781)
     torch.testing.assert_close(world.ref_logps.exp().sum(1), torch.ones(4, dtype=torch.float64))
 
@@ -46,7 +46,7 @@ def test_samples_are_answers_that_are_listed_with_the_probability_that_is_listed
     """4,000 samples of `generate`: the mean of their rewards is E_π[r], and no pad token was written before EOS."""
     inputs = world.tokenizer(["bc"] * 4000, return_tensors="pt")
     torch.manual_seed(0)
-    written = world.policy().generate(**inputs, max_new_tokens=MAX_COMPLETION_LENGTH, do_sample=True, top_k=0)[:, 2:]
+    written = world.policy().generate(**inputs, max_new_tokens=4, do_sample=True, top_k=0)[:, 2:]
     rows = []
     for ids in written.tolist():
         length = ids.index(1) + 1 if 1 in ids else len(ids)
@@ -81,7 +81,7 @@ def test_chat_form_of_a_pair_adds_nothing(world):
         text = world.tokenizer.apply_chat_template(row["prompt"] + row["chosen"], tokenize=False)
         assert text == row["prompt"][0]["content"] + row["chosen"][0]["content"]
         endings.add(text.endswith("."))
-        assert text.endswith(".") or len(row["chosen"][0]["content"]) == MAX_COMPLETION_LENGTH
+        assert text.endswith(".") or len(row["chosen"][0]["content"]) == 4
     assert endings == {True, False}
 
 
