@@ -8,10 +8,12 @@ mistake is seen at the optimum alone.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
 
+import hfcourse.rl
 from hfcourse.logprobs import token_logps
 from hfcourse.losses import dpo_loss, hinge_preference_loss, ipo_loss, ppo_policy_loss, ppo_value_loss, robust_dpo_loss
 from hfcourse.masking import masked_mean, masked_moments, masked_sum, mean_and_variance, whiten
@@ -283,7 +285,7 @@ POLICY_MUTANTS = {
     "beta ignored": (
         {"rewards": lambda s, p, q, m, b: kl_penalized_rewards(s, p, q, m, 1.0)}, GRADIENTS | {"critic", "reward"}),
     "k3 in the reward": ({"rewards": k3_in_the_reward}, GRADIENTS | {"reward"}),
-    "|k1| in the reward": ({"rewards": absolute_kl}, GRADIENTS | {"critic", "reward"}),
+    "abs(k1) in the reward": ({"rewards": absolute_kl}, GRADIENTS | {"critic", "reward"}),
     "score one slot late": ({"rewards": score_one_slot_late}, GRADIENTS | {"critic", "reward"}),
     "score in the last column": ({"rewards": score_in_the_last_column}, GRADIENTS | {"critic", "reward"}),
     "score on every token": ({"rewards": score_on_every_token}, GRADIENTS | {"critic", "reward"}),
@@ -445,3 +447,31 @@ def test_the_right_preference_step_passes_every_check(world):
 def test_preference_mutant_dies(name, world):
     change, flags = PREFERENCE_MUTANTS[name]
     assert flagged_by(PREFERENCE_CHECKS, replace(PreferenceStep(), **change), world) == flags
+
+
+# ---------------------------------------------------------------------------------------------- the table for readers
+
+PAGE = Path(hfcourse.rl.__file__).parent / "MUTANTS.md"
+
+
+def table(mutants, checks) -> str:
+    """Markdown: a row for each mutant, a column for each check, x where the check flags the mutant."""
+    head = ["| planted bug | " + " | ".join(checks) + " |", "|---" + "|:-:" * len(checks) + "|"]
+    rows = [
+        f"| {name} | " + " | ".join("x" if check in flags else "" for check in checks) + " |"
+        for name, (_, flags) in mutants.items()
+    ]
+    return "\n".join(head + rows)
+
+
+def test_the_page_shows_these_tables():
+    """To write it anew: replace each table of MUTANTS.md by what `table` returns."""
+    page = PAGE.read_text(encoding="utf-8")
+    for mutants, checks in ((POLICY_MUTANTS, POLICY_CHECKS), (PREFERENCE_MUTANTS, PREFERENCE_CHECKS)):
+        assert table(mutants, checks) in page
+
+
+def test_no_check_is_idle():
+    """Every check flags a mutant."""
+    for checks, mutants in ((POLICY_CHECKS, POLICY_MUTANTS), (PREFERENCE_CHECKS, PREFERENCE_MUTANTS)):
+        assert set(checks) == set().union(*(flags for _, flags in mutants.values()))

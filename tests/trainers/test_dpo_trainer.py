@@ -94,7 +94,21 @@ def test_loss_is_the_pure_function_on_log_probs_summed_by_hand(make_trainer, tin
 @pytest.mark.parametrize("peft", [False, True], ids=["full", "lora"])
 def test_agrees_with_trl(make_trainer, loss_type, peft):
     """Losses, gradient norms and every metric of three steps equal TRL's to float32 rounding."""
-    settings = dict(loss_type=loss_type, label_smoothing=0.1 if loss_type == "robust" else 0.0, beta=0.2)
+    check_against_trl(make_trainer, peft, loss_type=loss_type, label_smoothing=0.1 if loss_type == "robust" else 0.0)
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+@pytest.mark.parametrize("precompute", [False, True], ids=["online", "precomputed"])
+@pytest.mark.parametrize("peft", [False, True], ids=["full", "lora"])
+def test_agrees_with_trl_accumulated_and_precomputed(make_trainer, accumulation, precompute, peft):
+    settings = dict(per_device_train_batch_size=4 // accumulation, gradient_accumulation_steps=accumulation)
+    if precompute:
+        settings |= dict(precompute_ref_log_probs=True, ref_model=None)
+    check_against_trl(make_trainer, peft, **settings)
+
+
+def check_against_trl(make_trainer, peft, **settings):
+    settings["beta"] = 0.2
     if peft:
         settings["peft_config"] = LoraConfig(r=2, task_type="CAUSAL_LM")
     ours = make_trainer(**settings)

@@ -6,6 +6,7 @@ import pytest
 import torch
 import trl
 from datasets import Dataset
+from peft import LoraConfig
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForSequenceClassification, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
@@ -33,7 +34,14 @@ def make_model(tiny_llama):
 
 @pytest.fixture
 def make_trainer(make_model, tiny_tokenizer, tmp_path):
-    def make(rows=PAIRS, trainer_class=RewardTrainer, config_class=RewardConfig, tokenizer=None, **overrides):
+    def make(
+        rows=PAIRS,
+        trainer_class=RewardTrainer,
+        config_class=RewardConfig,
+        tokenizer=None,
+        peft_config=None,
+        **overrides,
+    ):
         settings = dict(
             output_dir=str(tmp_path / "reward"),
             per_device_train_batch_size=4,
@@ -52,6 +60,7 @@ def make_trainer(make_model, tiny_tokenizer, tmp_path):
             config_class(**{**settings, **overrides}),
             train_dataset=Dataset.from_list(rows),
             processing_class=copy.deepcopy(tokenizer or tiny_tokenizer),
+            peft_config=peft_config,
         )
 
     return make
@@ -68,9 +77,12 @@ def test_loss_is_the_pure_function_on_the_batch(make_trainer):
 
 
 @pytest.mark.parametrize("accumulation", [1, 4])
-def test_agrees_with_trl(make_trainer, accumulation):
+@pytest.mark.parametrize("peft", [False, True], ids=["full", "lora"])
+def test_agrees_with_trl(make_trainer, accumulation, peft):
     """Losses, gradient norms and metrics of three steps equal TRL's to float32 rounding."""
     settings = dict(per_device_train_batch_size=4 // accumulation, gradient_accumulation_steps=accumulation)
+    if peft:
+        settings["peft_config"] = LoraConfig(r=2, task_type="SEQ_CLS", modules_to_save=["score"])
     ours = make_trainer(**settings)
     theirs = make_trainer(trainer_class=trl.RewardTrainer, config_class=trl.RewardConfig, **settings)
     ours.train()

@@ -1,0 +1,199 @@
+"""How near to the exact optimum do trainers come, ours and TRL's, on a world whose answers can be listed?
+
+    python benchmarks/exact.py                     # five seeds of six trainers, about twenty minutes on one quiet core
+    python benchmarks/exact.py --seeds 0 1         # some of them now; finished seeds are kept in runs/exact
+
+Every trainer starts at the reference, 0.736 nats from π*, and gets its budget by its public API: 150 × 256 episodes,
+or 20,000 pairs twice over. Scored by KL(π ‖ π*), which is the regret over β. Each seed runs all trainers one after the
+other, on one core, so that their times can be compared; TRL's PPO, gone since 1.13, runs in a process of its own on
+trl 1.12.0, installed into runs/peers. Prints one line of JSON and writes exact.json beside this file.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+os.environ.update(
+    HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1",
+    HF_HUB_DISABLE_PROGRESS_BARS="1", TRANSFORMERS_VERBOSITY="error", TOKENIZERS_PARALLELISM="false",
+)  # fmt: skip
+
+import torch
+import transformers
+import trl
+from transformers import AutoModelForCausalLM
+
+from hfcourse import DPOConfig, DPOTrainer, PPOConfig, PPOTrainer, REINFORCEConfig, REINFORCETrainer
+from hfcourse.evaluation.enumerable import EnumerableWorld
+
+HERE = Path(__file__).parent
+RUNS = HERE.parent / "runs"
+FOLDER, PEER = RUNS / "exact", RUNS / "peers" / "trl-1.12.0"
+EPISODES, ROLLOUTS, PAIRS = 256, 150, 20_000
+SEEDS = range(5)
+# KL(π ‖ π*) in nats, over at least five seeds: the median must reach it, the worst stay within twice the median.
+GOALS = {"ppo": 0.006, "reinforce": 0.012, "dpo": 0.05}
+PEER_OF = {"ppo": "trl_ppo", "reinforce": "trl_rloo", "dpo": "trl_dpo"}
+
+
+def common(seed: int, **settings) -> dict:
+    return dict(
+        output_dir=str(FOLDER / "output"), seed=seed, use_cpu=True, bf16=False, gradient_checkpointing=False,
+        report_to="none", disable_tqdm=True, save_strategy="no", logging_steps=10**6, lr_scheduler_type="linear",
+        **settings,
+    )  # fmt: skip
+
+
+def rollouts(seed: int, beta: float, **settings) -> dict:
+    return common(seed, beta=beta, max_completion_length=4, **{"per_device_train_batch_size": EPISODES, **settings})
+
+
+def ppo(world: EnumerableWorld, seed: int):
+    epochs, settings = 4, {"learning_rate": 1e-3}
+    args = PPOConfig(**rollouts(seed, world.beta, **settings), num_iterations=epochs, max_steps=epochs * ROLLOUTS)
+    return PPOTrainer(world.policy(), world.reward, args, world.prompts(1024), processing_class=world.tokenizer)
+
+
+def reinforce(world: EnumerableWorld, seed: int):
+    settings = {"learning_rate": 1e-3, "max_steps": ROLLOUTS, "baseline": "leave_one_out", "num_generations": 4}
+    args = REINFORCEConfig(**rollouts(seed, world.beta, **settings))
+    return REINFORCETrainer(world.policy(), world.reward, args, world.prompts(1024), processing_class=world.tokenizer)
+
+
+def trl_rloo(world: EnumerableWorld, seed: int):
+    settings = {"learning_rate": 1e-3, "max_steps": ROLLOUTS, "num_generations": 4}
+    args = trl.RLOOConfig(**rollouts(seed, world.beta, **settings))
+    reference = str(FOLDER / "world" / "reference")  # TRL loads its reference by the model's name
+    return trl.RLOOTrainer(reference, world.reward, args, world.prompts(1024), processing_class=world.tokenizer)
+
+
+def preference_args(world: EnumerableWorld, seed: int) -> dict:
+    return common(seed, beta=world.beta, learning_rate=1e-3, per_device_train_batch_size=128, num_train_epochs=2)
+
+
+def dpo(world: EnumerableWorld, seed: int):
+    args, pairs = DPOConfig(**preference_args(world, seed)), world.preferences(PAIRS, seed)
+    return DPOTrainer(world.policy(), args=args, train_dataset=pairs, processing_class=world.tokenizer)
+
+
+def trl_dpo(world: EnumerableWorld, seed: int):
+    args, pairs = trl.DPOConfig(**preference_args(world, seed)), world.preferences(PAIRS, seed)
+    return trl.DPOTrainer(world.policy(), world.policy(), args, train_dataset=pairs, processing_class=world.tokenizer)
+
+
+TRAINERS = {"ppo": ppo, "reinforce": reinforce, "trl_rloo": trl_rloo, "dpo": dpo, "trl_dpo": trl_dpo}
+TRL_PPO_LEARNING_RATE = 1e-3
+
+
+def train(name: str, world: EnumerableWorld, seed: int) -> dict[str, float]:
+    """The exact score of what a trainer leaves, and the seconds of its `train()`, of the clock and of the core."""
+    if name == "trl_ppo":
+        return train_trl_ppo(world, seed)
+    trainer = TRAINERS[name](world, seed)
+    wall, core = time.perf_counter(), time.process_time()
+    trainer.train()
+    seconds = {"seconds": time.perf_counter() - wall, "core_seconds": time.process_time() - core}
+    return world.score(trainer.model) | seconds
+
+
+def save_world(world: EnumerableWorld) -> Path:
+    folder = FOLDER / "world"
+    world.reference.save_pretrained(folder / "reference")
+    world.tokenizer.save_pretrained(folder / "reference")
+    ids_of = {prompt: world.tokenizer(prompt)["input_ids"] for prompt in world.prompts(4)["prompt"]}
+    torch.save(
+        {(*ids_of[prompt], *ids): reward for (prompt, ids), reward in world.table.items()}, folder / "rewards.pt"
+    )
+    torch.save([ids_of[prompt] for prompt in world.prompts(1024)["prompt"]], folder / "prompts.pt")
+    return folder
+
+
+def train_trl_ppo(world: EnumerableWorld, seed: int) -> dict[str, float]:
+    if not (PEER / "trl").is_dir():
+        install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(PEER), "trl==1.12.0"]
+        subprocess.run(install, check=True)
+    folder = save_world(world)
+    command = [sys.executable, str(HERE / "peers" / "trl_ppo.py"), str(folder)]
+    command += map(str, (seed, world.beta, TRL_PPO_LEARNING_RATE, ROLLOUTS))
+    environment = {**os.environ, "PYTHONPATH": str(PEER), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return world.score(AutoModelForCausalLM.from_pretrained(folder / "policy")) | json.loads(
+        done.stdout.splitlines()[-1]
+    )
+
+
+def run_seed(seed: int) -> dict[str, dict[str, float]]:
+    kept = FOLDER / f"seed-{seed}.json"
+    if not kept.is_file():
+        world = EnumerableWorld.make()
+        save_world(world)
+        results = {}
+        for name in ("ppo", "trl_ppo", "reinforce", "trl_rloo", "dpo", "trl_dpo"):
+            results[name] = train(name, world, seed)
+            print(f"seed {seed}: {name} {json.dumps(results[name])}", file=sys.stderr, flush=True)
+        kept.write_text(json.dumps(results), encoding="utf-8")
+    return json.loads(kept.read_text(encoding="utf-8"))
+
+
+def summary(runs: list[dict]) -> dict:
+    """Over the seeds: every KL to the optimum, its median and worst, and the median times."""
+    methods = {}
+    for name in runs[0]:
+        kls = [run[name]["kl_to_optimum"] for run in runs]
+        methods[name] = {
+            "kl_to_optimum": [round(kl, 5) for kl in kls],
+            "median": round(statistics.median(kls), 5),
+            "worst": round(max(kls), 5),
+            "seconds": round(statistics.median(run[name]["seconds"] for run in runs), 1),
+            "core_seconds": round(statistics.median(run[name]["core_seconds"] for run in runs), 1),
+        }
+    verdicts = {
+        name: {
+            "goal": goal,
+            "reached": methods[name]["median"] <= goal,
+            "worst_within_twice_the_median": methods[name]["worst"] <= 2 * methods[name]["median"],
+            "median_over_trl": round(methods[name]["median"] / methods[PEER_OF[name]]["median"], 3),
+            "core_seconds_over_trl": ratio_of(runs, name, "core_seconds"),
+            "seconds_over_trl": ratio_of(runs, name, "seconds"),
+        }
+        for name, goal in GOALS.items()
+    }
+    return {"methods": methods, "verdicts": verdicts}
+
+
+def ratio_of(runs: list[dict], name: str, key: str) -> float:
+    """The median over the seeds of our time over TRL's, each pair from one run."""
+    return round(statistics.median(run[name][key] / run[PEER_OF[name]][key] for run in runs), 3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    seeds = parser.parse_args().seeds
+    torch.set_num_threads(1)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    runs = [run_seed(seed) for seed in seeds]
+    world = EnumerableWorld.make()
+    result = {
+        "benchmark": "exact",
+        "world": {"prompts": 4, "answers": 781, "beta": world.beta, "start": world.score(world.reference)},
+        "seeds": seeds,
+        **summary(runs),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "trl": trl.__version__},
+        "machine": f"{platform.machine()}, one thread",
+    }
+    line = json.dumps(result)
+    if len(seeds) >= len(SEEDS):
+        (HERE / "exact.json").write_text(line + "\n", encoding="utf-8")
+    print(line)
+
+
+if __name__ == "__main__":
+    main()
