@@ -12,20 +12,25 @@ BATCH_ROWS = 1000
 
 
 def pack_documents(
-    dataset: Dataset | IterableDataset, tokenizer: PreTrainedTokenizerBase, block_size: int, text_column: str = "text"
+    dataset: Dataset | IterableDataset,
+    tokenizer: PreTrainedTokenizerBase,
+    block_size: int,
+    text_column: str = "text",
+    with_positions: bool = False,
 ) -> Dataset | IterableDataset:
     """Blocks of `block_size` tokens, cut from the stream doc₁ EOS doc₂ EOS …
 
     The blocks one after another are a prefix of that stream; only a last, incomplete block is dropped. A block may
-    begin in the middle of a document, and attention reaches back over a document's end: EOS is what tells the model
-    to forget. Documents longer than a block go on in the next one.
+    begin in the middle of a document. Documents longer than a block go on in the next one.
 
     Args:
         dataset: with a column of texts. It is not shuffled here.
         block_size: tokens a block.
+        with_positions: also say where each token stands in its document, as far as the block shows it.
 
     Returns:
-        Dataset of the same kind with one column, `input_ids`: (block_size,) int32.
+        Dataset of the same kind with the column `input_ids`: (block_size,) int32, and on demand `position_ids`, which
+        start at 0 with each block and each document ([`hfcourse.models.document_mask`] keeps documents apart by them).
 
     Raises:
         InputError: no such column, no EOS token, or less text than one block.
@@ -44,11 +49,13 @@ def pack_documents(
         fn_kwargs={"tokenizer": tokenizer, "text_column": text_column},
         remove_columns=list(first),
     )
-    sources = {"tokens": tokens.with_format("arrow"), "block_size": block_size}
+    sources = {"tokens": tokens.with_format("arrow"), "block_size": block_size, "with_positions": with_positions}
     if next(_blocks(**sources), None) is None:
         raise InputError(f"block_size={block_size}: the whole dataset is shorter than one block")
     kind = Dataset if isinstance(dataset, Dataset) else IterableDataset
-    return kind.from_generator(_blocks, features=Features({"input_ids": List(Value("int32"))}), gen_kwargs=sources)
+    columns = ["input_ids", "position_ids"] if with_positions else ["input_ids"]
+    features = Features({column: List(Value("int32")) for column in columns})
+    return kind.from_generator(_blocks, features=features, gen_kwargs=sources)
 
 
 def _tokenize(batch: dict, tokenizer: PreTrainedTokenizerBase, text_column: str) -> dict:
@@ -57,12 +64,27 @@ def _tokenize(batch: dict, tokenizer: PreTrainedTokenizerBase, text_column: str)
     return {"input_ids": [[*document, tokenizer.eos_token_id] for document in ids]}
 
 
-def _blocks(tokens: Dataset | IterableDataset, block_size: int) -> Iterator[dict[str, np.ndarray]]:
-    rest = np.empty(0, dtype=np.int32)
+def _blocks(
+    tokens: Dataset | IterableDataset, block_size: int, with_positions: bool
+) -> Iterator[dict[str, np.ndarray]]:
+    rest, rest_starts = np.empty(0, dtype=np.int32), np.empty(0, dtype=bool)
     for table in tokens.iter(batch_size=BATCH_ROWS):
         column = table.column("input_ids").combine_chunks()
-        stream = np.concatenate([rest, column.flatten().to_numpy().astype(np.int32)])
+        ids = column.flatten().to_numpy().astype(np.int32)
+        starts = np.zeros(len(ids), dtype=bool)
+        starts[(column.offsets.to_numpy() - column.offsets[0].as_py())[:-1]] = True  # every document has its EOS
+        stream, starts = np.concatenate([rest, ids]), np.concatenate([rest_starts, starts])
         whole = len(stream) - len(stream) % block_size
-        for block in stream[:whole].reshape(-1, block_size):
-            yield {"input_ids": block}
-        rest = stream[whole:]
+        blocks, block_starts = (x[:whole].reshape(-1, block_size) for x in (stream, starts))
+        if with_positions:
+            positions = _positions(block_starts)
+            yield from ({"input_ids": x, "position_ids": p} for x, p in zip(blocks, positions, strict=True))
+        else:
+            yield from ({"input_ids": block} for block in blocks)
+        rest, rest_starts = stream[whole:], starts[whole:]
+
+
+def _positions(starts: np.ndarray) -> np.ndarray:
+    """(B, T) where a document starts -> (B, T) tokens since then, or since the start of the block."""
+    column = np.arange(starts.shape[1], dtype=np.int32)
+    return column - np.maximum.accumulate(np.where(starts, column, 0), axis=1)

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 import transformers
 from datasets import Dataset, IterableDataset
@@ -15,6 +16,7 @@ from hfcourse.errors import InputError
 from hfcourse.hub.model_card import ModelCardMixin
 from hfcourse.logprobs import IGNORE_INDEX
 from hfcourse.losses import language_modeling_loss
+from hfcourse.models.document_mask import attention_mask_for, document_mask
 from hfcourse.trainers.checks import check_columns
 from hfcourse.trainers.hardware import HardwareDefaults
 
@@ -26,6 +28,10 @@ class CausalLMConfig(HardwareDefaults, TrainingArguments):
     block_size: int = field(
         default=1024,
         metadata={"help": "Tokens a block: what the model sees at once. Documents are packed end to end into blocks."},
+    )
+    isolate_documents: bool = field(
+        default=False,
+        metadata={"help": "A packed document sees itself alone; else attention reaches back into the one before it."},
     )
     text_column: str = field(default="text", metadata={"help": "Column that holds the documents."})
     logging_steps: float = field(default=10, metadata={"help": "Log every so many steps; below 1, a share of all."})
@@ -41,6 +47,8 @@ class CausalLMTrainer(ModelCardMixin, transformers.Trainer):
        model, and models that take no `num_items_in_batch` get it multiplied by the accumulation steps.
     2. `eval_loss` is the mean over tokens, not over batches; `eval_perplexity` is its exponential.
     3. Datasets of texts are packed into `block_size` tokens; those with `input_ids` are taken as they are.
+    4. Where the rows have `position_ids` that start anew with each document (`isolate_documents` makes them),
+       documents do not see each other, and the first token of each is not learnt: nothing foretells it.
     Label smoothing, `compute_loss_func` and routers' auxiliary losses stay the parent's.
 
     Args:
@@ -93,7 +101,7 @@ class CausalLMTrainer(ModelCardMixin, transformers.Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if not self._uses_own_loss:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        outputs = model(**{name: value for name, value in inputs.items() if name != "labels"}, use_cache=False)
+        outputs = model(**self._isolated({n: x for n, x in inputs.items() if n != "labels"}), use_cache=False)
         logits, labels = outputs.logits[:, :-1], inputs["labels"][:, 1:]
         loss = language_modeling_loss(logits, labels, num_items_in_batch)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
@@ -101,6 +109,12 @@ class CausalLMTrainer(ModelCardMixin, transformers.Trainer):
         if not self.model.training:
             self._remember_rows(logits, labels)
         return (loss, outputs) if return_outputs else loss
+
+    def _isolated(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        if "position_ids" not in inputs or "attention_mask" in inputs:
+            return inputs
+        model = self.accelerator.unwrap_model(self.model)
+        return {**inputs, "attention_mask": attention_mask_for(model, document_mask(inputs["position_ids"]))}
 
     def _remember_rows(self, logits: Tensor, labels: Tensor) -> None:
         """Keep each row's summed loss and its tokens, each (B,), without the rows that fill up the last batch."""
@@ -122,13 +136,19 @@ class CausalLMTrainer(ModelCardMixin, transformers.Trainer):
 
 
 def collate_blocks(rows: list[dict]) -> dict[str, Tensor]:
-    """Stack blocks of one length: `input_ids` and `labels`, each (B, T); the labels are the inputs unless given."""
+    """Stack blocks of one length: `input_ids`, `labels` and, where the rows have them, `position_ids`, each (B, T).
+
+    The labels are the inputs unless given, except for a document's first token (position 0), which is not learnt.
+    """
     lengths = {len(row["input_ids"]) for row in rows}
     if len(lengths) > 1:
         raise InputError(f"input_ids: blocks of {sorted(lengths)} tokens in one batch; pack them to one length")
-    input_ids = torch.tensor([row["input_ids"] for row in rows], dtype=torch.long)
-    labels = torch.tensor([row.get("labels", row["input_ids"]) for row in rows], dtype=torch.long)
-    return {"input_ids": input_ids, "labels": labels}
+    batch = {"input_ids": torch.tensor(np.array([row["input_ids"] for row in rows]), dtype=torch.long)}
+    labels = torch.tensor(np.array([row.get("labels", row["input_ids"]) for row in rows]), dtype=torch.long)
+    if "position_ids" in rows[0]:
+        batch["position_ids"] = torch.tensor(np.array([row["position_ids"] for row in rows]), dtype=torch.long)
+        labels = labels.masked_fill(batch["position_ids"] == 0, IGNORE_INDEX)
+    return {**batch, "labels": labels}
 
 
 def _packed(dataset: Dataset | IterableDataset | None, tokenizer, args: CausalLMConfig):
@@ -136,4 +156,4 @@ def _packed(dataset: Dataset | IterableDataset | None, tokenizer, args: CausalLM
         return dataset
     if tokenizer is None:
         raise InputError("processing_class: a tokenizer is needed to pack texts")
-    return pack_documents(dataset, tokenizer, args.block_size, args.text_column)
+    return pack_documents(dataset, tokenizer, args.block_size, args.text_column, args.isolate_documents)

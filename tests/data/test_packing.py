@@ -33,6 +33,17 @@ def test_the_blocks_are_a_prefix_of_the_stream(tiny_tokenizer, block_size, strea
         assert flat == expected[: len(expected) // block_size * block_size]
 
 
+@pytest.mark.parametrize("block_size", [1, 7, 64])
+def test_positions_start_with_each_document_and_block(tiny_tokenizer, block_size, monkeypatch):
+    """Counted one by one: a token after an EOS, or first in its block, is at 0; every other follows its neighbour."""
+    monkeypatch.setattr(packing, "BATCH_ROWS", 3)
+    for row in pack_documents(Dataset.from_dict({"text": TEXTS}), tiny_tokenizer, block_size, with_positions=True):
+        expected = [0]
+        for token in row["input_ids"][:-1]:
+            expected.append(0 if token == tiny_tokenizer.eos_token_id else expected[-1] + 1)
+        assert row["position_ids"] == expected
+
+
 def test_every_document_ends_with_one_eos(tiny_tokenizer):
     blocks = pack_documents(Dataset.from_dict({"text": TEXTS}), tiny_tokenizer, 1)
     flat = [row["input_ids"][0] for row in blocks]

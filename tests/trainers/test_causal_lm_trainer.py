@@ -125,6 +125,30 @@ def test_texts_are_packed_and_eos_is_learnt(tiny_llama, tiny_tokenizer, tmp_path
     assert trainer.model(ids).logits[0, -1].argmax() == tiny_tokenizer.eos_token_id
 
 
+@pytest.mark.parametrize("make_model", ["tiny_llama", "tiny_gpt2"])
+def test_isolated_documents_cost_what_they_cost_alone(make_model, request, tiny_tokenizer, tmp_path):
+    """The loss of packed rows is that of the documents, cut as the blocks cut them, each run by itself."""
+    model = request.getfixturevalue(make_model)().eval()
+    args = CausalLMConfig(str(tmp_path), block_size=32, isolate_documents=True, disable_tqdm=True)
+    texts = Dataset.from_dict({"text": TEXTS})
+    trainer = CausalLMTrainer(model, args, train_dataset=texts, processing_class=tiny_tokenizer)
+    batch = next(iter(trainer.get_train_dataloader()))
+    pieces = [
+        piece
+        for ids, positions in zip(batch["input_ids"], batch["position_ids"], strict=True)
+        for piece in ids.tensor_split((positions == 0).nonzero()[1:, 0])
+    ]
+    losses = [
+        language_modeling_loss(model(ids[None]).logits[0, :-1], ids[1:], num_items=1.0)
+        for ids in pieces
+        if len(ids) > 1
+    ]
+    expected = sum(losses) / sum(len(ids) - 1 for ids in pieces)
+    assert trainer.compute_loss(model, dict(batch)).item() == pytest.approx(expected.item(), abs=1e-5)
+    leaking = trainer.compute_loss(model, {n: x for n, x in batch.items() if n != "position_ids"})
+    assert abs(leaking.item() - expected.item()) > 1e-3
+
+
 def test_a_stream_is_packed_too(tiny_llama, tiny_tokenizer, tmp_path):
     stream = Dataset.from_dict({"text": TEXTS}).to_iterable_dataset()
     args = CausalLMConfig(str(tmp_path), block_size=16, max_steps=2, save_strategy="no", disable_tqdm=True)

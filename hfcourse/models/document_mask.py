@@ -1,0 +1,28 @@
+"""Documents packed into one row, each of which sees itself alone."""
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+
+def document_mask(position_ids: Tensor, causal: bool = True) -> Tensor:
+    """Which token may look at which: (B, T) positions that start at 0 with each document -> (B, 1, T, T) bool.
+
+    Every model that adds a mask to its attention scores takes it, and then the logits of a packed row are those of its
+    documents run one by one. (transformers isolates packed documents only where no mask is given and no cache is kept,
+    and not in encoders.)
+
+    Args:
+        causal: a token sees no later token (decoders); else the whole document (encoders).
+    """
+    document = (position_ids == 0).cumsum(-1)
+    allowed = document.unsqueeze(-1) == document.unsqueeze(-2)
+    return (allowed.tril() if causal else allowed).unsqueeze(1)
+
+
+def attention_mask_for(model: PreTrainedModel, allowed: Tensor) -> Tensor:
+    """The mask as this model's attention reads it: bool for sdpa, added to the scores elsewhere."""
+    if model.config._attn_implementation == "sdpa":
+        return allowed
+    dtype = model.get_input_embeddings().weight.dtype
+    return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
