@@ -3,7 +3,8 @@
     python benchmarks/collators.py
 
 - span corruption, 128 × 568 → 512 / 114, against the scalar algorithm (benchmarks/references);
-- the cost of a token from 8 to 1,024 rows.
+- the cost of a token from 8 to 1,024 rows;
+- masked LM, 128 × 512 dict rows, by token and by whole word, against transformers' DataCollatorForLanguageModeling.
 
 The last line is the result as JSON; benchmarks/collators.json is that of the last committed run.
 """
@@ -20,9 +21,10 @@ import numpy as np
 import torch
 from references import scalar_span_corruption
 from references.paired import median_ratio, paired_rounds
-from transformers import T5Tokenizer
+from tokenizers import Tokenizer, models
+from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast, T5Tokenizer
 
-from hfcourse.collators import DataCollatorForSpanCorruption
+from hfcourse.collators import DataCollatorForMaskedLM, DataCollatorForSpanCorruption
 
 ROWS, VOCAB_SIZE = 128, 32_000
 
@@ -38,11 +40,12 @@ def span_corruption() -> dict:
     rng = np.random.default_rng(0)
     tokens = rng.integers(200, VOCAB_SIZE, (ROWS, collator.raw_length))
     rows, lists = ([{"input_ids": row} for row in form] for form in (tokens, tokens.tolist()))
-    law = (collator.num_noise_tokens, collator.num_noise_spans, collator.sentinels, collator.eos_token_id, rng)
+    law = (collator.num_noise_tokens, collator.num_noise_spans, collator.sentinels, collator.eos_token_id)
+    legacy = np.random.RandomState(0)  # what those scripts draw from
     short = tokens.astype(np.uint16)
     times = paired_rounds(
         {
-            "scalar": lambda: scalar_span_corruption.collate(rows, *law),
+            "scalar": lambda: scalar_span_corruption.collate(rows, *law, legacy),
             "rows": lambda: collator(rows),
             "array": lambda: collator(tokens),
             "uint16": lambda: collator(short),
@@ -63,6 +66,47 @@ def cost_by_rows(collator: DataCollatorForSpanCorruption, tokens: np.ndarray) ->
     return {n: 1e9 * statistics.median(t) / batches[n].size for n, t in times.items()}
 
 
+def word_piece() -> PreTrainedTokenizerFast:
+    vocab = {token: i for i, token in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))}
+    vocab |= {f"##{i}" if i % 3 == 0 else str(i): i for i in range(5, VOCAB_SIZE)}
+    names = {f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP", "MASK")}
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+
+
+def masked_lm() -> dict:
+    tokenizer = word_piece()
+    tokens = np.random.default_rng(0).integers(5, VOCAB_SIZE, (ROWS, 512))
+    rows, lists = ([{"input_ids": row} for row in form] for form in (tokens, tokens.tolist()))
+    # Its words are gaps between offsets: one gap before every token that is no continuation.
+    ends = (np.arange(512) + (tokens % 3 != 0).cumsum(1)).tolist()
+    with_offsets = [row | {"offset_mapping": [(e, e + 1) for e in end]} for row, end in zip(lists, ends, strict=True)]
+    peers = {
+        "hf": DataCollatorForLanguageModeling(tokenizer),
+        "hf_whole_word": DataCollatorForLanguageModeling(tokenizer, whole_word_mask=True, mask_replace_prob=1.0,
+                                                         random_replace_prob=0.0),
+    }  # fmt: skip
+    ours = {
+        masking: DataCollatorForMaskedLM(tokenizer, masking, exact_count=exact)
+        for masking, exact in (("token", False), ("whole_word", False), ("span", True))
+    }
+    times = paired_rounds(
+        {
+            "hf": lambda: peers["hf"](lists),
+            "hf_whole_word": lambda: peers["hf_whole_word"]([dict(row) for row in with_offsets]),
+            "token_lists": lambda: ours["token"](lists),
+            **{name: lambda name=name: ours[name](rows) for name in ours},
+        },
+        calls=5,
+    )
+    return {
+        "token_ratio_to_hf": median_ratio(times["hf"], times["token"]),
+        "token_ratio_to_hf_on_lists": median_ratio(times["hf"], times["token_lists"]),
+        "whole_word_ratio_to_hf": median_ratio(times["hf_whole_word"], times["whole_word"]),
+        **{f"mtok_per_s_{name}": tokens.size / 1e6 / statistics.median(t) for name, t in times.items()},
+    }
+
+
 def rounded(value):
     if isinstance(value, dict):
         return {name: rounded(x) for name, x in value.items()}
@@ -72,7 +116,7 @@ def rounded(value):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     settle_allocator()
-    results = {"span_corruption": span_corruption()}
+    results = {"span_corruption": span_corruption(), "masked_lm": masked_lm()}
     versions = f"Python {platform.python_version()}, numpy {np.__version__}, torch {torch.__version__}"
     results["machine"] = f"{platform.machine()}, one thread, {versions}"
     for name, values in results.items():

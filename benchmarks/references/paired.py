@@ -1,4 +1,4 @@
-"""Times of several functions on one busy machine: taken in turn, round by round, and compared within a round."""
+"""CPU times of several functions on one busy machine: taken in turn, round by round, and compared within a round."""
 
 import statistics
 import time
@@ -8,7 +8,8 @@ from collections.abc import Callable
 def paired_rounds(functions: dict[str, Callable[[], object]], rounds: int = 9, calls: int = 20) -> dict[str, list]:
     """Seconds a call, `rounds` of each: the fastest of `calls` in a round, all functions once before the next round.
 
-    The fastest, because whatever else the machine does can only add; each function is called once beforehand.
+    CPU seconds of this thread, so that other processes' share of the core does not count; the fastest, because what
+    they do to the caches can only add. Each function is called once beforehand.
     """
     for function in functions.values():
         function()
@@ -25,6 +26,6 @@ def median_ratio(slow: list[float], fast: list[float]) -> float:
 
 
 def _seconds(function: Callable[[], object]) -> float:
-    begin = time.perf_counter()
+    begin = time.thread_time()
     function()
-    return time.perf_counter() - begin
+    return time.thread_time() - begin

@@ -6,44 +6,51 @@ Written from the algorithm's description, for comparison: it is the tests' indep
 import numpy as np
 
 
-def random_segmentation(num_items: int, num_segments: int, rng: np.random.Generator) -> np.ndarray:
+def random_segmentation(num_items: int, num_segments: int, rng: np.random.RandomState) -> np.ndarray:
     """Lengths of `num_segments` non-empty segments of `num_items` items."""
-    starts = np.zeros(num_items - 1, dtype=np.int64)
-    starts[: num_segments - 1] = 1
-    rng.shuffle(starts)
-    segment = np.concatenate([[0], starts]).cumsum()
+    is_start = np.arange(num_items - 1) < num_segments - 1
+    rng.shuffle(is_start)
+    segment = np.pad(is_start, [[1, 0]]).cumsum()
     return np.unique(segment, return_counts=True)[1]
 
 
-def noise_mask(length: int, num_noise: int, num_spans: int, rng: np.random.Generator) -> np.ndarray:
+def noise_mask(length: int, num_noise: int, num_spans: int, rng: np.random.RandomState) -> np.ndarray:
     """(length,) bool: kept, noise, kept, noise, …"""
     noise = random_segmentation(num_noise, num_spans, rng)
     kept = random_segmentation(length - num_noise, num_spans, rng)
-    lengths = np.stack([kept, noise], axis=1).reshape(-1)
-    begins = np.zeros(length, dtype=np.int64)
+    lengths = np.reshape(np.stack([kept, noise], axis=1), [num_spans * 2])
+    begins = np.zeros(length, dtype=np.int8)
     begins[lengths.cumsum()[:-1]] = 1
     return begins.cumsum() % 2 == 1
 
 
-def with_sentinels(tokens: np.ndarray, mask: np.ndarray, sentinels: np.ndarray) -> np.ndarray:
-    """(B, …): each run of the mask becomes its sentinel."""
-    first = mask & ~np.pad(mask, ((0, 0), (1, 0)))[:, :-1]
-    order = first.cumsum(axis=1) - 1
-    full = np.where(first, sentinels[np.maximum(order, 0)], np.where(mask, -1, tokens))
-    return full[full >= 0].reshape(len(tokens), -1)
+def sentinel_map(mask: np.ndarray, sentinels: np.ndarray) -> np.ndarray:
+    """(B, L): the sentinel where a run of the mask begins, -1 on the rest of the run, 0 elsewhere."""
+    mask = mask.astype(np.int8)
+    first = mask - np.roll(mask, 1, axis=-1) * mask
+    first[:, 0] = mask[:, 0]
+    order = np.where(first != 0, np.cumsum(first, axis=-1), first)
+    ids = np.where(order != 0, sentinels[np.maximum(order, 1) - 1], 0)
+    return ids - (mask - first)
 
 
-def collate(rows, num_noise: int, num_spans: int, sentinels: np.ndarray, eos: int, rng: np.random.Generator) -> dict:
+def with_sentinels(tokens: np.ndarray, ids: np.ndarray, eos: int) -> np.ndarray:
+    """(B, …): each run becomes its sentinel; EOS at the end. (Copies that keep `> 0` here lose token 0.)"""
+    full = np.where(ids != 0, ids, tokens)
+    short = full[full >= 0].reshape(len(tokens), -1)
+    return np.concatenate([short, np.full((len(tokens), 1), eos, dtype=np.int32)], axis=-1)
+
+
+def collate(rows, num_noise: int, num_spans: int, sentinels: np.ndarray, eos: int, rng: np.random.RandomState) -> dict:
     """input_ids and labels of a batch of dict rows of one length."""
     tokens = np.array([row["input_ids"] for row in rows])
-    mask = np.array([noise_mask(tokens.shape[1], num_noise, num_spans, rng) for _ in range(len(tokens))])
+    mask = np.asarray([noise_mask(tokens.shape[1], num_noise, num_spans, rng) for _ in range(len(tokens))])
     return apply_mask(tokens, mask, sentinels, eos)
 
 
 def apply_mask(tokens: np.ndarray, mask: np.ndarray, sentinels: np.ndarray, eos: int) -> dict:
     """The pure part: a given mask."""
-    end = np.full((len(tokens), 1), eos)
     return {
-        "input_ids": np.concatenate([with_sentinels(tokens, mask, sentinels), end], axis=1),
-        "labels": np.concatenate([with_sentinels(tokens, ~mask, sentinels), end], axis=1),
+        "input_ids": with_sentinels(tokens, sentinel_map(mask, sentinels), eos),
+        "labels": with_sentinels(tokens, sentinel_map(~mask, sentinels), eos),
     }

@@ -7,11 +7,13 @@ from hfcourse.collators.denoisers import (
     DataCollatorForTextToText,
     Denoiser,
 )
+from hfcourse.collators.masked_lm import DataCollatorForMaskedLM
 from hfcourse.collators.span_corruption import DataCollatorForSpanCorruption
 
 __all__ = [
     "PREFIX_LM",
     "UL2_DENOISERS",
+    "DataCollatorForMaskedLM",
     "DataCollatorForMixtureOfDenoisers",
     "DataCollatorForSpanCorruption",
     "DataCollatorForTextToText",

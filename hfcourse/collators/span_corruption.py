@@ -19,6 +19,7 @@ from hfcourse.collators.sentinels import sentinel_ids
 from hfcourse.errors import InputError
 from hfcourse.logprobs import IGNORE_INDEX
 
+TOKENS_AT_ONCE = 2**17
 LAWS = {"iid": iid_noise, "regular": regular_noise}
 
 
@@ -114,14 +115,18 @@ class DataCollatorForSpanCorruption:
             )
         keys = self.keys.of(tokens)
         if self.noise == "spans":
-            kept, noise = random_spans(
-                keys, self.raw_length, self.num_noise_tokens, self.num_noise_spans, self.free_ends
-            )
-            inputs, labels = corrupt_spans(tokens, kept, noise, self.sentinels, self.eos_token_id)
-            return {"input_ids": torch.from_numpy(inputs), "labels": torch.from_numpy(labels)}
+            # Some rows at a time: what is in the cache costs the same however large the batch is.
+            step = max(1, TOKENS_AT_ONCE // self.raw_length)
+            parts = [self._corrupt(tokens[i : i + step], keys[i : i + step]) for i in range(0, len(tokens), step)]
+            sides = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
+            return dict(zip(("input_ids", "labels"), map(torch.from_numpy, sides), strict=True))
         mask = LAWS[self.noise](keys, self.raw_length, self.noise_density)
         corrupted = corrupt_mask(tokens, mask, self.sentinels, self.eos_token_id)
         return padded_pairs(*corrupted, self.input_length, self.target_length, self.pad_token_id)
+
+    def _corrupt(self, tokens: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        spans = random_spans(keys, self.raw_length, self.num_noise_tokens, self.num_noise_spans, self.free_ends)
+        return corrupt_spans(tokens, *spans, self.sentinels, self.eos_token_id)
 
     def reconstruct(self, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The inverse: (B, raw_length) raw tokens of a batch that this collator has made, exactly.

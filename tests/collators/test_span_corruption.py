@@ -110,7 +110,7 @@ def test_span_lengths_are_those_of_the_scalar_algorithm():
     noise = random_spans(keys(4000), 568, 85, 28)[1]
     expected = [math.comb(84 - l, 26) / math.comb(84, 27) for l in range(1, 5)]
     np.testing.assert_allclose([(noise == l).mean() for l in range(1, 5)], expected, atol=0.006)
-    rng = np.random.default_rng(0)
+    rng = np.random.RandomState(0)
     scalar_lengths = np.concatenate([scalar.random_segmentation(85, 28, rng) for _ in range(4000)])
     np.testing.assert_allclose([(scalar_lengths == l).mean() for l in range(1, 5)], expected, atol=0.006)
 
