@@ -31,9 +31,8 @@ def learn_merges(
     counts of the pairs beside it. The pair to merge next is on top of a heap whose counts may be out of date: one that
     is found so is put back with the right count.
 
-    Order, ties and stop are those of `tokenizers.trainers.BpeTrainer`, and so is what happens when two ways lead to
-    one string (ab+c and a+bc, or a special token): the token keeps its first id, so that the vocabulary does not grow,
-    its pairs are queued for the newly found words alone, and a merge that is done twice counts as the later one.
+    Order, ties and stop are those of `tokenizers.trainers.BpeTrainer`, and so is what happens when a merge spells a
+    token that is there already (a special one, or aa+a after a+aa): it keeps its id, and the vocabulary does not grow.
 
     Args:
         words: each with its number of occurrences; a word is spelt in ids, as above.
@@ -53,7 +52,7 @@ def learn_merges(
     heap = [(-pair_counts[pair], pair, found) for pair, found in where.items()]
     heapify(heap)
     ids = {token: i for i, token in enumerate(tokens)}
-    merges = {}
+    merges = []
     with tqdm(total=vocab_size, initial=len(tokens), desc="merges", disable=not show_progress) as progress:
         while heap and len(tokens) < vocab_size:
             negative_count, pair, found = heap[0]
@@ -65,8 +64,7 @@ def learn_merges(
             heappop(heap)
             left, right = tokens[ord(pair[0])], tokens[ord(pair[1])]
             token = left + right.removeprefix(prefix)
-            merges.pop((left, right), None)  # the later of two merges counts
-            merges[left, right] = None
+            merges.append((left, right))
             if token not in ids:
                 ids[token] = len(tokens)
                 tokens.append(token)
@@ -75,7 +73,7 @@ def learn_merges(
             for new_pair, found in new_pairs.items():
                 if pair_counts[new_pair] > 0:
                     heappush(heap, (-pair_counts[new_pair], new_pair, found))
-    return list(merges)
+    return merges
 
 
 def count_pairs(words: list[str], counts: list[int]) -> tuple[dict[str, int], dict[str, list[int]]]:

@@ -53,7 +53,7 @@ def counting_anew(texts, vocab_size, min_frequency, suffix):
         best = min(pairs, key=lambda p: (-pairs[p], tokens.index(p[0]), tokens.index(p[1])), default=None)
         if best is None or pairs[best] < max(min_frequency, 1):
             break
-        merges = [merge for merge in merges if merge != best] + [best]
+        merges.append(best)
         tokens += [] if "".join(best) in tokens else ["".join(best)]
         for symbols in spelt.values():
             i = 0
@@ -119,6 +119,11 @@ def test_characters_with_an_end_of_word_are_counted_right():
         texts, vocab_size, min_frequency = random_texts(rng), rng.randint(2, 60), rng.choice((0, 2, 3))
         bpe = train_bpe(texts, vocab_size, (), min_frequency, byte_level=False, end_of_word_suffix="</w>")
         assert (list(bpe.vocab), bpe.merges) == counting_anew(texts, vocab_size, min_frequency, "</w>"), seed
+
+
+def test_the_longest_special_token_is_found_first():
+    bpe = train_bpe(["a"], 260, ["<s", "<s>", "s>"])
+    assert bpe.encode("<s><ss>") == [1, 0, 2] == bpe.to_tokenizer()("<s><ss>")["input_ids"]
 
 
 def test_ties_by_first_seen_would_be_another_tokenizer():
