@@ -23,8 +23,7 @@ def to_fast_tokenizer(
 
     Args:
         special_tokens: never split.
-        sentinels: how many `<extra_id_i>` to add after the vocabulary. The first has the highest id, as T5's has;
-            ask for one by its name, never by its distance from the end.
+        sentinels: how many of T5's to add, see [`add_sentinels`].
         roles: `pad_token`, `eos_token`, … -> one of the special tokens, or None.
         append_eos: every text ends in EOS.
 
@@ -46,11 +45,16 @@ def to_fast_tokenizer(
         )
     limits = {} if model_max_length is None else {"model_max_length": model_max_length}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **roles, **limits)
+    add_sentinels(tokenizer, sentinels)
+    tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+def add_sentinels(tokenizer: PreTrainedTokenizerFast, sentinels: int) -> None:
+    """T5's `<extra_id_i>` after the vocabulary, the first with the highest id. Ask for them by name, not by place."""
     if sentinels:
         names = [f"<extra_id_{i}>" for i in reversed(range(sentinels))]
         tokenizer.add_special_tokens({"extra_special_tokens": names})
-    tokenizer.chat_template = chat_template
-    return tokenizer
 
 
 def split_at_special_tokens(text: str, special_tokens: tuple[str, ...]) -> Iterator[tuple[str, bool]]:

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hfcourse.errors import InputError
 from hfcourse.tokenization.backend import split_at_special_tokens, to_fast_tokenizer
-from hfcourse.tokenization.merging import learn_merges
+from hfcourse.tokenization.merging import learn_merges, progress_off
 
 UNK_TOKEN = "<unk>"
 GPT2_WORDS = regex.compile(r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
@@ -176,7 +176,7 @@ def train_bpe(
         special_tokens: first ids, in this order; never split. In the training texts they are text like any other.
         min_frequency: pairs that occur more seldom are not merged.
         end_of_word_suffix: such as "</w>": "low" at the end of a word and "low" inside one are then two tokens.
-        show_progress: bars for texts and merges, on stderr.
+        show_progress: bars for texts and merges, on a terminal.
 
     Raises:
         InputError: no text, or a suffix for bytes, which need none: a word holds the space before it.
@@ -185,7 +185,7 @@ def train_bpe(
         raise InputError("end_of_word_suffix: is for characters; set byte_level=False")
     split = (GPT2_WORDS if byte_level else SPACED_WORDS).findall
     counts = Counter()
-    for text in tqdm(texts, desc="texts", disable=not show_progress):
+    for text in tqdm(texts, desc="texts", disable=progress_off(show_progress)):
         counts.update(split(text))
     if not counts:
         raise InputError("there is no text to train a tokenizer on")

@@ -53,7 +53,7 @@ def learn_merges(
     heapify(heap)
     ids = {token: i for i, token in enumerate(tokens)}
     merges = []
-    with tqdm(total=vocab_size, initial=len(tokens), desc="merges", disable=not show_progress) as progress:
+    with tqdm(total=vocab_size, initial=len(tokens), desc="merges", disable=progress_off(show_progress)) as progress:
         while heap and len(tokens) < vocab_size:
             negative_count, pair, found = heap[0]
             if pair_counts[pair] != -negative_count:
@@ -74,6 +74,11 @@ def learn_merges(
                 if pair_counts[new_pair] > 0:
                     heappush(heap, (-pair_counts[new_pair], new_pair, found))
     return merges
+
+
+def progress_off(show_progress: bool) -> bool | None:
+    """tqdm's `disable`: None, where progress is wanted, keeps it out of files and pipes."""
+    return None if show_progress else True
 
 
 def count_pairs(words: list[str], counts: list[int]) -> tuple[dict[str, int], dict[str, list[int]]]:

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from hfcourse.errors import InputError
 from hfcourse.tokenization.backend import split_at_special_tokens, to_fast_tokenizer
 from hfcourse.tokenization.bpe import spell
-from hfcourse.tokenization.merging import count_pairs, learn_merges, merge_words
+from hfcourse.tokenization.merging import count_pairs, learn_merges, merge_words, progress_off
 
 PREFIX = "##"
 UNK_TOKEN = "[UNK]"
@@ -130,7 +130,7 @@ def train_wordpiece(
         min_frequency: pairs that occur more seldom are not merged.
         score: "count" or "likelihood".
         lowercase: lowercase the texts and strip their accents, as uncased BERT does.
-        show_progress: bars for texts and merges, on stderr.
+        show_progress: bars for texts and merges, on a terminal.
 
     Raises:
         InputError: no text, or an unknown score.
@@ -138,7 +138,7 @@ def train_wordpiece(
     if score not in ("count", "likelihood"):
         raise InputError(f"score: '{score}' is neither count nor likelihood")
     counts = Counter()
-    for text in tqdm(texts, desc="texts", disable=not show_progress):
+    for text in tqdm(texts, desc="texts", disable=progress_off(show_progress)):
         counts.update(split_words(text, lowercase))
     if not counts:
         raise InputError("there is no text to train a tokenizer on")
@@ -167,7 +167,7 @@ def learn_likelihood_merges(
     table = _PairTable(pair_counts, _count_symbols(words, counts, max(vocab_size, len(tokens))))
     ids = {token: i for i, token in enumerate(tokens)}
     merges = []
-    with tqdm(total=vocab_size, initial=len(tokens), desc="merges", disable=not show_progress) as progress:
+    with tqdm(total=vocab_size, initial=len(tokens), desc="merges", disable=progress_off(show_progress)) as progress:
         while len(tokens) < vocab_size and (pair := table.best(max(min_frequency, 1))):
             left, right = tokens[ord(pair[0])], tokens[ord(pair[1])]
             token = left + right.removeprefix(prefix)

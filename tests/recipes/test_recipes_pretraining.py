@@ -64,6 +64,7 @@ def test_from_text_to_an_assistant(run, corpus, answers, tmp_path):
     results = json.loads((tokenizer / "all_results.json").read_text())
     assert results["vocab_size"] == len(AutoTokenizer.from_pretrained(tokenizer)) == 280
     assert results["bytes_per_token"] > 1
+    assert [row["units"] for row in results["table"]] == ["characters", "tokens", "words"]
 
     named = ["--tokenizer_name_or_path", tokenizer, "--dataset_name", corpus, "--output_dir", base]
     run("pretrain_causal_lm", *named, *SHAPE, *TWO_STEPS, "--max_position_embeddings=64")
@@ -77,6 +78,30 @@ def test_from_text_to_an_assistant(run, corpus, answers, tmp_path):
     logs = json.loads((tuned / "trainer_state.json").read_text())["log_history"]
     assert [log["step"] for log in logs if "loss" in log] == [1, 2]
     assert "eval_loss" in json.loads((tuned / "all_results.json").read_text())
+
+
+@pytest.mark.parametrize("algorithm", ["bpe", "bpe_characters", "wordpiece", "wordpiece_likelihood"])
+def test_every_algorithm_leaves_a_tokenizer_and_a_table(run, corpus, tmp_path, capsys, algorithm):
+    named = ["--dataset_name", corpus, "--output_dir", tmp_path, "--algorithm", algorithm, "--vocab_size=280"]
+    run("train_tokenizer", *named, "--sentinels=2", "--special_tokens", "<mode>", "--dataset_train_split=train[:60]")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert "bytes a token" in capsys.readouterr().out
+    results = json.loads((tmp_path / "all_results.json").read_text())
+    assert results["vocab_size"] == len(tokenizer) == tokenizer.convert_tokens_to_ids("<extra_id_0>") + 1
+    assert results["unknown"] == 0
+    assert "<mode>" in tokenizer.tokenize("the<mode>fox")
+    assert (tokenizer.bos_token == "<|endoftext|>") == algorithm.startswith("bpe")
+    assert (tokenizer.cls_token == "[CLS]") == algorithm.startswith("wordpiece")
+
+
+def test_a_tokenizer_is_measured_on_held_out_rows(run, tmp_path):
+    """Trained on ab ab: of the held-out "ab xb" half the words are unknown, and one of five characters."""
+    for split, text in (("train", "ab ab"), ("test", "ab xb")):
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps({"text": text}))
+    named = ["--dataset_name", tmp_path, "--num_eval_examples=1", "--output_dir", tmp_path / "t", "--vocab_size=30"]
+    run("train_tokenizer", *named, "--algorithm=wordpiece")
+    rows = json.loads((tmp_path / "t" / "all_results.json").read_text())["table"]
+    assert {row["units"]: row["unknown"] for row in rows} == {"characters": 0.2, "tokens": 0.5, "words": 0.5}
 
 
 def test_going_on_with_a_model_by_an_adapter(run, corpus, answers, tiny_llama_dir, tmp_path):
@@ -148,6 +173,9 @@ def test_bad_input_is_one_line(error_of, corpus, answers, tiny_llama_dir, tmp_pa
         (["train_tokenizer", "--dataset_name", answers], "no column 'text'"),
         (["train_tokenizer", "--dataset_name", "world/corpus", "--dataset_streaming=true"], "num_train_examples"),
         (["train_tokenizer", "--dataset_name", corpus, "--push_to_hub=true"], "hub_model_id: is required"),
+        (["train_tokenizer", "--dataset_name", corpus, "--lowercase=true"], "lowercase: is for wordpiece"),
+        (["train_tokenizer", "--dataset_name", corpus, "--algorithm=bpe_characters", "--vocab_size=9"], "at least 32"),
+        (["train_tokenizer", "--dataset_name", corpus, "--algorithm=unigram"], "invalid choice: 'unigram'"),
     ]
     for argv, message in cases:
         error = error_of(*argv)
