@@ -103,8 +103,12 @@ class EnumerableWorld:
         return exact_logps(model, self.tokenizer, self.completion_ids, self.completion_mask)
 
     def optimum(self) -> Tensor:
-        """log π*(y|x) (B, N)."""
-        return optimal_policy(self.ref_logps, self.rewards, self.beta)
+        """log π*(y|x) (B, N) of the world's own β."""
+        return self.tilted(self.beta)
+
+    def tilted(self, beta: float) -> Tensor:
+        """log π*(y|x) (B, N) of any β: the points of the frontier of reward against KL."""
+        return optimal_policy(self.ref_logps, self.rewards, beta)
 
     def score(self, policy: PreTrainedModel | Tensor) -> dict[str, float]:
         """Means over the prompts, of a model or of log-probs (B, N).

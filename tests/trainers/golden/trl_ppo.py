@@ -65,13 +65,14 @@ def critic():
     return model
 
 
-def run(case: dict) -> dict:
+def run(case: dict, micro_batch: int = 4, num_mini_batches: int = 1, pad: int = PAD) -> dict:
     """One update by TRL, watched: every intermediate that its train() passes through a function of its own."""
     from datasets import Dataset
     from transformers import PreTrainedTokenizerFast
     from trl.experimental.ppo import PPOConfig, ppo_trainer
 
-    queries, responses = torch.tensor(QUERIES), torch.tensor(case["responses"])
+    queries, responses = (torch.tensor(x) for x in (QUERIES, case["responses"]))
+    queries, responses = (x.masked_fill(x == PAD, pad) for x in (queries, responses))
     seen = {"log_softmax": [], "whiten": [], "values": [], "metrics": {}}
 
     def watch(name, key):
@@ -87,7 +88,7 @@ def run(case: dict) -> dict:
 
     def given(model, queries_, batch_size, pad_token_id, generation_config):
         query_responses = torch.cat([queries, responses], 1)
-        logits = ppo_trainer.forward(old_policy(), query_responses, PAD).logits[:, queries.shape[1] - 1 : -1]
+        logits = ppo_trainer.forward(old_policy(), query_responses, pad).logits[:, queries.shape[1] - 1 : -1]
         return query_responses, logits / (TEMPERATURE + 1e-7)
 
     def get_reward(model, query_responses, pad_token_id, context_length):
@@ -105,20 +106,23 @@ def run(case: dict) -> dict:
     try:
         args = PPOConfig(
             output_dir="/tmp/trl_ppo_golden", use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
-            disable_tqdm=True, save_strategy="no", num_sample_generations=0, per_device_train_batch_size=4,
-            local_rollout_forward_batch_size=4, num_mini_batches=1, total_episodes=4, num_ppo_epochs=1,
+            disable_tqdm=True, save_strategy="no", num_sample_generations=0, per_device_train_batch_size=micro_batch,
+            gradient_accumulation_steps=4 // micro_batch, num_mini_batches=num_mini_batches,
+            local_rollout_forward_batch_size=4, total_episodes=4, num_ppo_epochs=1,
             response_length=4, stop_token="eos", temperature=TEMPERATURE, kl_coef=BETA, cliprange=EPSILON,
             cliprange_value=CLIPRANGE_VALUE, vf_coef=VF_COEF, lam=case["lam"], logging_steps=10,
         )  # fmt: skip
         scores = torch.nn.Identity()
         scores.base_model_prefix = "scores"
         model, value_model = policy(), critic()
-        rows = Dataset.from_dict({"input_ids": [[i for i in q if i != PAD] for q in QUERIES]})
+        # Three batches of them: accelerate would end every accumulation early at the end of a loader.
+        rows = Dataset.from_dict({"input_ids": 3 * [[i for i in q if i != PAD] for q in QUERIES]})
         modules = torch.nn.ModuleList([model, value_model])
         before = [p.detach().clone() for p in modules.parameters()]
-        sgd = torch.optim.SGD(modules.parameters(), lr=1.0)
+        sgd, steps = torch.optim.SGD(modules.parameters(), lr=1.0), []
+        sgd.register_step_post_hook(lambda *args: steps.append(1))
         trainer = ppo_trainer.PPOTrainer(
-            args, _tokenizer(PreTrainedTokenizerFast), model, reference(), scores, rows, value_model,
+            args, _tokenizer(PreTrainedTokenizerFast, pad), model, reference(), scores, rows, value_model,
             eval_dataset=rows, optimizers=(sgd, torch.optim.lr_scheduler.LambdaLR(sgd, lambda step: 1.0)),
         )  # fmt: skip
         trainer.log = lambda metrics: seen["metrics"].update(metrics)
@@ -129,9 +133,9 @@ def run(case: dict) -> dict:
         for name, function in originals.items():
             setattr(ppo_trainer, name, function)
     gradients = [(b - p.detach()) for b, p in zip(before, modules.parameters(), strict=True)]
-    (advantage_args, whitened), old, ref, new = seen["whiten"][-1], *(r for _, r in seen["log_softmax"])
+    (advantage_args, whitened), (old, ref, new) = seen["whiten"][-1], (r for _, r in seen["log_softmax"][:3])
     num_policy = len(list(model.parameters()))  # the trunks come first in both models, in one order
-    names = ("loss/policy_avg", "loss/value_avg", "policy/clipfrac_avg", "val/clipfrac_avg", "objective/rlhf_reward")
+    names = ("loss/policy_avg", "loss/value_avg", "policy/clipfrac_avg", "val/clipfrac_avg", "val/ratio")
     return {
         "old_logps": old.tolist(),
         "ref_logps": ref.tolist(),
@@ -141,6 +145,7 @@ def run(case: dict) -> dict:
         "advantages": advantage_args[0].tolist(),
         "whitened_advantages": whitened.tolist(),
         "metrics": {name: seen["metrics"][name] for name in names},
+        "optimizer_steps": len(steps),
         "gradient": {
             "trunk_norms": [
                 (a + b).norm().item()
@@ -152,13 +157,13 @@ def run(case: dict) -> dict:
     }
 
 
-def _tokenizer(cls):
+def _tokenizer(cls, pad: int = PAD):
     from tokenizers import Tokenizer, models
 
     words = {"<pad>": PAD, "<eos>": EOS, **{f"w{i}": i for i in range(2, 9)}}
     return cls(
         tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="<pad>")),
-        pad_token="<pad>",
+        pad_token="<pad>" if pad == PAD else "<eos>",
         eos_token="<eos>",
         padding_side="left",
     )
@@ -168,5 +173,9 @@ if __name__ == "__main__":
     import trl
 
     assert trl.__version__ == "1.12.0", trl.__version__
-    lines = [f"{json.dumps(name)}: {json.dumps(run(case))}" for name, case in CASES.items()]
+    num_steps = {n: run(CASES["cut"], micro_batch=1, num_mini_batches=n)["optimizer_steps"] for n in (1, 2, 4)}
+    evidence = {"optimizer_steps_by_num_mini_batches": num_steps}
+    evidence["mask_where_pad_is_eos"] = run(CASES["ended"], pad=EOS)["mask"]
+    lines = [f'"evidence": {json.dumps(evidence)}']
+    lines += [f"{json.dumps(name)}: {json.dumps(run(case))}" for name, case in CASES.items()]
     Path(__file__).with_suffix(".json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
