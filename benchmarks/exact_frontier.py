@@ -11,6 +11,7 @@ less its own. Prints one line of JSON; writes exact_frontier.json, .md and .png 
 import json
 import math
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -40,7 +41,7 @@ def curve(world: EnumerableWorld) -> list[tuple[float, float]]:
 
 def reward_on(curve_points: list[tuple[float, float]], kl: float) -> float:
     """The frontier's reward at this KL, between its two nearest points."""
-    for (kl_0, reward_0), (kl_1, reward_1) in zip(curve_points, curve_points[1:], strict=False):
+    for (kl_0, reward_0), (kl_1, reward_1) in pairwise(curve_points):
         if kl_0 <= kl <= kl_1:
             return reward_0 + (reward_1 - reward_0) * (kl - kl_0) / (kl_1 - kl_0)
     raise ValueError(f"KL {kl} is outside of the curve")

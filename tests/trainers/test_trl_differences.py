@@ -65,7 +65,7 @@ def test_rloo_forgets_position_ids(tiny_gpt2, tiny_tokenizer, tmp_path):
 
 @pytest.mark.parametrize("trainer_class", [trl.RewardTrainer, RewardTrainer])
 def test_a_reward_is_read_before_eos_where_eos_pads(trainer_class, tiny_llama, tiny_tokenizer, tmp_path):
-    """The tokenizer pads with EOS: transformers takes the answer's own EOS for padding. TRL trains on that position."""
+    """The tokenizer pads with EOS: transformers takes the answer's own EOS for padding. TRL trains on it."""
     tokenizer = copy.deepcopy(tiny_tokenizer)
     tokenizer.pad_token = tokenizer.eos_token
     torch.manual_seed(0)
