@@ -32,7 +32,11 @@ _HOME = {
         "kl_penalized_rewards",
         "leave_one_out_advantages",
     ),
+    "hfcourse.collators.masked_lm": ("DataCollatorForMaskedLM",),
+    "hfcourse.collators.span_corruption": ("DataCollatorForSpanCorruption",),
     "hfcourse.trainers.causal_lm_trainer": ("CausalLMConfig", "CausalLMTrainer"),
+    "hfcourse.trainers.masked_lm_trainer": ("MaskedLMConfig", "MaskedLMTrainer"),
+    "hfcourse.trainers.span_corruption_trainer": ("SpanCorruptionConfig", "SpanCorruptionTrainer"),
     "hfcourse.trainers.sft_trainer": ("SFTConfig", "SFTTrainer"),
     "hfcourse.trainers.reward_trainer": ("RewardConfig", "RewardTrainer"),
     "hfcourse.trainers.reinforce_trainer": ("REINFORCEConfig", "REINFORCETrainer"),
@@ -45,6 +49,8 @@ __all__ = sorted(_MODULE_OF)
 
 
 if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
+    from hfcourse.collators.masked_lm import DataCollatorForMaskedLM as DataCollatorForMaskedLM
+    from hfcourse.collators.span_corruption import DataCollatorForSpanCorruption as DataCollatorForSpanCorruption
     from hfcourse.losses import (
         best_of_k_loss as best_of_k_loss,
         bradley_terry_loss as bradley_terry_loss,
@@ -73,6 +79,10 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
         CausalLMTrainer as CausalLMTrainer,
     )
     from hfcourse.trainers.dpo_trainer import DPOConfig as DPOConfig, DPOTrainer as DPOTrainer
+    from hfcourse.trainers.masked_lm_trainer import (
+        MaskedLMConfig as MaskedLMConfig,
+        MaskedLMTrainer as MaskedLMTrainer,
+    )
     from hfcourse.trainers.ppo_trainer import PPOConfig as PPOConfig, PPOTrainer as PPOTrainer
     from hfcourse.trainers.reinforce_trainer import (
         REINFORCEConfig as REINFORCEConfig,
@@ -80,6 +90,10 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     )
     from hfcourse.trainers.reward_trainer import RewardConfig as RewardConfig, RewardTrainer as RewardTrainer
     from hfcourse.trainers.sft_trainer import SFTConfig as SFTConfig, SFTTrainer as SFTTrainer
+    from hfcourse.trainers.span_corruption_trainer import (
+        SpanCorruptionConfig as SpanCorruptionConfig,
+        SpanCorruptionTrainer as SpanCorruptionTrainer,
+    )
 
 
 def __getattr__(name: str):

@@ -165,8 +165,8 @@ class DataCollatorForTextToText:
         Raises:
             InputError: a task that is longer than the shapes.
         """
-        is_task = np.array([row.get("labels") is not None for row in rows])
-        tasks = [row for row in rows if row.get("labels") is not None]
+        is_task = np.array([_has_labels(row) for row in rows])
+        tasks = [row for row in rows if _has_labels(row)]
         for name, limit in (("input_ids", self.input_length), ("labels", self.target_length)):
             longest = max((len(row[name]) for row in tasks), default=0)
             if longest > limit:
@@ -175,11 +175,15 @@ class DataCollatorForTextToText:
         batch = padded_pairs(*sides, self.input_length, self.target_length, self.pad_token_id)
         if is_task.all():
             return batch
-        raw = [row for row in rows if row.get("labels") is None]
+        raw = [row for row in rows if not _has_labels(row)]
         noisy = self.denoiser(raw)
         noisy.setdefault("attention_mask", torch.ones_like(noisy["input_ids"]))
         order = torch.from_numpy(np.argsort(np.concatenate([np.flatnonzero(is_task), np.flatnonzero(~is_task)])))
         return {name: torch.cat([batch[name], noisy[name]])[order] for name in batch}
+
+
+def _has_labels(row: dict) -> bool:
+    return row.get("labels") is not None and len(row["labels"]) > 0
 
 
 def _flat(rows: list) -> tuple[np.ndarray, np.ndarray]:

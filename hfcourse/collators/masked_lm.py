@@ -37,8 +37,8 @@ class DataCollatorForMaskedLM:
         exact_count: see the table.
         max_predictions: BERT's limit on the exact count of a row.
         mask_replace_prob, random_replace_prob: shares of the hidden tokens that become the mask token and another
-            token, drawn from the whole vocabulary, as in BERT; with "span", from the batch's own tokens, which follow
-            the corpus' frequencies, as in SpanBERT.
+            token, drawn from the whole vocabulary, as in BERT; with "span", from the row's own tokens, so that common
+            ones come often (SpanBERT draws from the corpus, which a row stands for here).
         geometric_p, max_span_length: law of the spans' lengths in words.
         pad_to_multiple_of: as in transformers.
         seed: None for new masks at every call; a number makes a row's mask a function of (seed, epoch, row). See
@@ -181,8 +181,9 @@ class DataCollatorForMaskedLM:
         is_random = hidden & ~is_mask & (u < _threshold(self.mask_replace_prob + self.random_replace_prob))
         others = random_bits(keys, tokens.shape[1], RANDOM_TOKEN)[is_random].astype(np.uint64)
         if self.masking == "span":
-            corpus = tokens[maskable]
-            tokens[is_random] = corpus[_scaled(others, len(corpus))]
+            # The m maskable tokens of a row stand at its places[0 … m-1].
+            places, rows = np.argsort(~maskable, axis=1, kind="stable"), np.nonzero(is_random)[0]
+            tokens[is_random] = tokens[rows, places[rows, _scaled(others, maskable.sum(1)[rows])]]
         else:
             tokens[is_random] = _scaled(others, self.vocab_size)
         tokens[is_mask] = self.mask_token_id
@@ -192,9 +193,9 @@ def _threshold(probability: float) -> np.uint32:
     return np.uint32(min(round(probability * 2**32), 2**32 - 1))
 
 
-def _scaled(bits: np.ndarray, count: int) -> np.ndarray:
-    """Random 32 bits as a number below `count`."""
-    return (bits * np.uint64(count) >> np.uint64(32)).astype(np.int64)
+def _scaled(bits: np.ndarray, count: int | np.ndarray) -> np.ndarray:
+    """Random 32 bits (as uint64) as a number below `count`."""
+    return (bits * np.asarray(count, dtype=np.uint64) >> np.uint64(32)).astype(np.int64)
 
 
 def take_what_fits(sizes: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ def matrix(rows: list | np.ndarray | torch.Tensor, name: str = "input_ids") -> n
         rows = [row.numpy() if isinstance(row, torch.Tensor) else row for row in rows]
         lengths = {len(row) for row in rows}
         if len(lengths) != 1:
-            raise InputError(f"{name}: rows of {sorted(lengths)} tokens in one batch; pack them to one length")
+            raise InputError(f"{name}: blocks of {sorted(lengths)} tokens in one batch; pack them to one length")
         rows = np.stack(rows) if isinstance(rows[0], np.ndarray) else np.array(rows)
     if rows.ndim != 2 or rows.dtype.kind not in "iu":
         raise InputError(f"{name}: must be (rows, tokens) of integers, not {rows.shape} of {rows.dtype}")

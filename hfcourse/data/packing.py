@@ -1,6 +1,7 @@
 """Packing: documents end to end, cut into blocks of one length. No padding, every token read once."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from datasets import Dataset, Features, IterableDataset, List, Value
@@ -11,12 +12,31 @@ from hfcourse.errors import InputError
 BATCH_ROWS = 1000
 
 
+@dataclass(frozen=True)
+class Separators:
+    """Token ids put around documents and blocks.
+
+    | model          | `before`, `after` a document | `block_start`, `block_end` | stream                     |
+    |----------------|------------------------------|----------------------------|----------------------------|
+    | causal LM      | -, EOS                       |                            | doc₁ EOS doc₂ EOS …        |
+    | T5             |                              |                            | doc₁ doc₂ …                |
+    | BERT           | -, SEP                       | CLS, SEP                   | CLS … doc₁ SEP doc₂ … SEP  |
+    | BERT, isolated | CLS, SEP                     |                            | CLS doc₁ SEP CLS doc₂ SEP  |
+    """
+
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+    block_start: tuple[int, ...] = ()
+    block_end: tuple[int, ...] = ()
+
+
 def pack_documents(
     dataset: Dataset | IterableDataset,
     tokenizer: PreTrainedTokenizerBase,
     block_size: int,
     text_column: str = "text",
     with_positions: bool = False,
+    separators: Separators | None = None,
 ) -> Dataset | IterableDataset:
     """Blocks of `block_size` tokens, cut from the stream doc₁ EOS doc₂ EOS …
 
@@ -25,8 +45,9 @@ def pack_documents(
 
     Args:
         dataset: with a column of texts. It is not shuffled here.
-        block_size: tokens a block.
+        block_size: tokens a block, those of its start and end included.
         with_positions: also say where each token stands in its document, as far as the block shows it.
+        separators: what parts the documents; EOS behind each by default.
 
     Returns:
         Dataset of the same kind with the column `input_ids`: (block_size,) int32, and on demand `position_ids`, which
@@ -35,8 +56,10 @@ def pack_documents(
     Raises:
         InputError: no such column, no EOS token, or less text than one block.
     """
-    if tokenizer.eos_token_id is None:
-        raise InputError("eos_token: the tokenizer has none, so documents cannot be told apart; set one")
+    if separators is None:
+        if tokenizer.eos_token_id is None:
+            raise InputError("eos_token: the tokenizer has none, so documents cannot be told apart; set one")
+        separators = Separators(after=(tokenizer.eos_token_id,))
     first = next(iter(dataset), None)
     if first is None:
         raise InputError("the dataset is empty: there is nothing to pack")
@@ -46,10 +69,11 @@ def pack_documents(
     tokens = dataset.map(
         _tokenize,
         batched=True,
-        fn_kwargs={"tokenizer": tokenizer, "text_column": text_column},
+        fn_kwargs={"tokenizer": tokenizer, "text_column": text_column, "separators": separators},
         remove_columns=list(first),
     )
-    sources = {"tokens": tokens.with_format("arrow"), "block_size": block_size, "with_positions": with_positions}
+    cut = {"block_size": block_size, "with_positions": with_positions, "separators": separators}
+    sources = {"tokens": tokens.with_format("arrow"), **cut}
     if next(_blocks(**sources), None) is None:
         raise InputError(f"block_size={block_size}: the whole dataset is shorter than one block")
     kind = Dataset if isinstance(dataset, Dataset) else IterableDataset
@@ -58,21 +82,24 @@ def pack_documents(
     return kind.from_generator(_blocks, features=features, gen_kwargs=sources)
 
 
-def _tokenize(batch: dict, tokenizer: PreTrainedTokenizerBase, text_column: str) -> dict:
+def _tokenize(batch: dict, tokenizer: PreTrainedTokenizerBase, text_column: str, separators: Separators) -> dict:
     # verbose=False: a document longer than the model's context is cut into blocks below, nothing to warn about.
     ids = tokenizer(batch[text_column], add_special_tokens=False, verbose=False)["input_ids"]
-    return {"input_ids": [[*document, tokenizer.eos_token_id] for document in ids]}
+    return {"input_ids": [np.array([*separators.before, *doc, *separators.after], dtype=np.int32) for doc in ids]}
 
 
 def _blocks(
-    tokens: Dataset | IterableDataset, block_size: int, with_positions: bool
+    tokens: Dataset | IterableDataset, block_size: int, with_positions: bool, separators: Separators
 ) -> Iterator[dict[str, np.ndarray]]:
+    start, end = (np.array(ids, dtype=np.int32) for ids in (separators.block_start, separators.block_end))
+    block_size -= len(start) + len(end)
     rest, rest_starts = np.empty(0, dtype=np.int32), np.empty(0, dtype=bool)
     for table in tokens.iter(batch_size=BATCH_ROWS):
         column = table.column("input_ids").combine_chunks()
         ids = column.flatten().to_numpy().astype(np.int32)
         starts = np.zeros(len(ids), dtype=bool)
-        starts[(column.offsets.to_numpy() - column.offsets[0].as_py())[:-1]] = True  # every document has its EOS
+        begins = (column.offsets.to_numpy() - column.offsets[0].as_py())[:-1]
+        starts[begins[begins < len(ids)]] = True  # an empty document at the end, without a separator, begins nowhere
         stream, starts = np.concatenate([rest, ids]), np.concatenate([rest_starts, starts])
         whole = len(stream) - len(stream) % block_size
         blocks, block_starts = (x[:whole].reshape(-1, block_size) for x in (stream, starts))
@@ -80,7 +107,8 @@ def _blocks(
             positions = _positions(block_starts)
             yield from ({"input_ids": x, "position_ids": p} for x, p in zip(blocks, positions, strict=True))
         else:
-            yield from ({"input_ids": block} for block in blocks)
+            framed = blocks if len(start) + len(end) == 0 else (np.concatenate([start, b, end]) for b in blocks)
+            yield from ({"input_ids": block} for block in framed)
         rest, rest_starts = stream[whole:], starts[whole:]
 
 

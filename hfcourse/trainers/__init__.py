@@ -7,6 +7,8 @@ _MODULE_OF = {
     f"{method}{kind}": f"hfcourse.trainers.{module}_trainer"
     for module, method in {
         "causal_lm": "CausalLM",
+        "masked_lm": "MaskedLM",
+        "span_corruption": "SpanCorruption",
         "sft": "SFT",
         "reward": "Reward",
         "reinforce": "REINFORCE",
@@ -24,6 +26,10 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
         CausalLMTrainer as CausalLMTrainer,
     )
     from hfcourse.trainers.dpo_trainer import DPOConfig as DPOConfig, DPOTrainer as DPOTrainer
+    from hfcourse.trainers.masked_lm_trainer import (
+        MaskedLMConfig as MaskedLMConfig,
+        MaskedLMTrainer as MaskedLMTrainer,
+    )
     from hfcourse.trainers.ppo_trainer import PPOConfig as PPOConfig, PPOTrainer as PPOTrainer
     from hfcourse.trainers.reinforce_trainer import (
         REINFORCEConfig as REINFORCEConfig,
@@ -31,6 +37,10 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     )
     from hfcourse.trainers.reward_trainer import RewardConfig as RewardConfig, RewardTrainer as RewardTrainer
     from hfcourse.trainers.sft_trainer import SFTConfig as SFTConfig, SFTTrainer as SFTTrainer
+    from hfcourse.trainers.span_corruption_trainer import (
+        SpanCorruptionConfig as SpanCorruptionConfig,
+        SpanCorruptionTrainer as SpanCorruptionTrainer,
+    )
 
 
 def __getattr__(name: str):

@@ -183,7 +183,7 @@ def test_spans_keep_the_budget_and_begin_at_words(byte_level):
 
 
 def test_a_span_is_replaced_as_one(word_piece):
-    """All [MASK], all kept, or all drawn anew (from the batch's own tokens, which are 9 and 10 here)."""
+    """All [MASK], all kept, or all drawn anew (from the row's own tokens, which are 9 and 10 here)."""
     torch.manual_seed(0)
     tokens = np.tile([9, 10], (3000, 30))
     batch = DataCollatorForMaskedLM(word_piece, "span")(tokens)

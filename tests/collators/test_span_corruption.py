@@ -284,7 +284,7 @@ def test_what_cannot_be_used_is_one_line(t5_tokenizer):
     assert "\n" not in str(raised.value)
     with pytest.raises(InputError, match=r"rows have 60 tokens, but inputs of 64 .* are made of 70"):
         DataCollatorForSpanCorruption(t5_tokenizer, input_length=64)(np.ones((2, 60), dtype=int))
-    with pytest.raises(InputError, match=r"rows of \[69, 70\] tokens in one batch"):
+    with pytest.raises(InputError, match=r"blocks of \[69, 70\] tokens in one batch"):
         DataCollatorForSpanCorruption(t5_tokenizer, input_length=64)([[5] * 70, [5] * 69])
     with pytest.raises(InputError, match=r"must be .* of integers"):
         DataCollatorForSpanCorruption(t5_tokenizer, input_length=64)(np.ones((2, 70)))

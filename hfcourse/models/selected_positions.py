@@ -1,0 +1,45 @@
+"""An LM head that reads only the positions whose label counts, whatever head the model has."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+
+@contextmanager
+def head_reads_only(
+    model: PreTrainedModel, mask: Tensor, beside: Callable[[Tensor], Tensor] | None = None
+) -> Iterator[list[Tensor]]:
+    """Within the block `model(...)` hands only the hidden states of `mask` to its head: logits are (1, N, V).
+
+    In a masked LM six of seven positions are not predicted, and with a large vocabulary the head costs more than the
+    trunk. The trunk's own output is cut down by a hook, so that the model's head, with its layers, norms, biases and
+    caps, runs as it is. DDP, FSDP and autocast see an ordinary forward.
+
+    Args:
+        model: with a head that treats each position alone (all masked LMs and causal LMs), unwrapped.
+        mask: (B, T) bool. The N positions come in row-major order, as in `labels[mask]`.
+        beside: called with all hidden states (B, T, d), within the model's forward, for a second head.
+
+    Yields:
+        What `beside` returned, one entry a call of the model.
+    """
+    results = []
+
+    def select(_module, _inputs, output):
+        hidden = output[0]
+        if beside is not None:
+            results.append(beside(hidden))
+        selected = hidden[mask.to(hidden.device)].unsqueeze(0)
+        if isinstance(output, tuple):
+            return selected, *output[1:]
+        output["last_hidden_state"] = selected
+        return output
+
+    trunk = model.get_base_model().base_model if hasattr(model, "peft_config") else model.base_model
+    hook = trunk.register_forward_hook(select)
+    try:
+        yield results
+    finally:
+        hook.remove()
