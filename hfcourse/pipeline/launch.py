@@ -111,7 +111,7 @@ def parse(*dataclasses: type, description: str | None = None, argv: list[str] | 
     parsed = StrictParser(dataclasses, description=description).parse(sys.argv[1:] if argv is None else argv)
     for arguments in parsed:
         if getattr(arguments, "hub_token", None):
-            raise InputError("hub_token: would be saved in training_args.bin and pushed with it; set HF_TOKEN instead")
+            raise InputError("hub_token: a token in a command or a file is read by others; set HF_TOKEN instead")
         if isinstance(arguments, ScriptArguments):
             check_world_size(arguments.expected_processes)
     return parsed

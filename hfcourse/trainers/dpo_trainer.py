@@ -11,11 +11,11 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
-from hfcourse.hub.model_card import ModelCardMixin
 from hfcourse.losses import dpo_loss, hinge_preference_loss, ipo_mean_loss, robust_dpo_loss
 from hfcourse.models.token_stats import add_token_stats_head
 from hfcourse.trainers.checks import check_preferences
 from hfcourse.trainers.hardware import HardwareDefaults
+from hfcourse.trainers.mixin import TrainerMixin
 
 OWN_LOSSES = ("sigmoid", "ipo", "hinge", "robust")
 
@@ -25,7 +25,7 @@ class DPOConfig(HardwareDefaults, trl.DPOConfig):
     """`trl.DPOConfig` whose precision comes from the hardware. `label_smoothing` counts for `sigmoid` too."""
 
 
-class DPOTrainer(ModelCardMixin, trl.DPOTrainer):
+class DPOTrainer(TrainerMixin, trl.DPOTrainer):
     """`trl.DPOTrainer` with the losses of [`hfcourse.losses`]; a drop-in.
 
         L = -log σ( β [ (log π(y_w|x) - log π_ref(y_w|x)) - (log π(y_l|x) - log π_ref(y_l|x)) ] )

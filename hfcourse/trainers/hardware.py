@@ -24,7 +24,8 @@ class HardwareDefaults:
     | `bf16`                   | False          | True where it is supported and `fp16` is not asked  |
     | `gradient_checkpointing` | False          | the parent's default, unless FSDP does it already   |
 
-    A value that is given, `False` included, always wins. `report_to` is "none" unless asked for.
+    A value that is given, `False` included, always wins. `report_to` is "none" unless asked for. A pickle of the
+    arguments, which training_args.bin is and a push uploads, holds no `hub_token`.
     """
 
     use_cpu: bool | None = field(
@@ -59,6 +60,9 @@ class HardwareDefaults:
             asked = self.gradient_checkpointing
             self.activation_checkpointing = self._checkpointing_default() if asked is None else asked
         super().__post_init__()
+
+    def __getstate__(self) -> dict:
+        return {**vars(self), "hub_token": None}
 
     def _checkpointing_default(self) -> bool:
         # `super()` reads the class attribute of the next class in line: the default that the mixin's field hides.

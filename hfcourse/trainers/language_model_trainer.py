@@ -13,13 +13,13 @@ from transformers import TrainerCallback, TrainingArguments
 
 from hfcourse.collators.rows import column, matrix
 from hfcourse.errors import InputError
-from hfcourse.hub.model_card import ModelCardMixin
 from hfcourse.logprobs import IGNORE_INDEX
 from hfcourse.losses import language_modeling_loss
 from hfcourse.models.document_mask import attention_mask_for, document_mask
 from hfcourse.optim import RMSScaledAdamW
 from hfcourse.trainers.checks import check_columns
 from hfcourse.trainers.hardware import HardwareDefaults
+from hfcourse.trainers.mixin import TrainerMixin
 
 # Columns that collators read and models do not.
 COLLATOR_COLUMNS = ["labels", "position_ids", "mask_seed", "special_tokens_mask", "word_starts"]
@@ -40,7 +40,7 @@ class LanguageModelConfig(HardwareDefaults, TrainingArguments):
     )
 
 
-class LanguageModelTrainer(ModelCardMixin, transformers.Trainer):
+class LanguageModelTrainer(TrainerMixin, transformers.Trainer):
     """`transformers.Trainer` that owns its loss. A subclass says what is predicted, in [`predict`].
 
         L = -(1/n) Σ_t log p(y_t)     n: labels that count in the whole optimizer step, over all its processes

@@ -7,11 +7,11 @@ import trl
 from transformers.utils import logging
 
 from hfcourse.errors import InputError
-from hfcourse.hub.model_card import ModelCardMixin
 from hfcourse.losses import bradley_terry_loss
 from hfcourse.models.reward_model import spare_pad_token
 from hfcourse.trainers.checks import check_preferences
 from hfcourse.trainers.hardware import HardwareDefaults
+from hfcourse.trainers.mixin import TrainerMixin
 
 logger = logging.get_logger(__name__)
 
@@ -29,7 +29,7 @@ class RewardConfig(HardwareDefaults, trl.RewardConfig):
     )
 
 
-class RewardTrainer(ModelCardMixin, trl.RewardTrainer):
+class RewardTrainer(TrainerMixin, trl.RewardTrainer):
     """`trl.RewardTrainer` with [`hfcourse.losses.bradley_terry_loss`] as its loss; a drop-in.
 
         L = -log σ( RM(x, y_w) - RM(x, y_l) - margin ) + c (RM(x, y_w) + RM(x, y_l))²

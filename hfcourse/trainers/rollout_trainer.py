@@ -13,12 +13,12 @@ from trl.models.utils import disable_gradient_checkpointing, prepare_deepspeed, 
 from trl.trainer.utils import use_adapter
 
 from hfcourse.errors import InputError
-from hfcourse.hub.model_card import ModelCardMixin
 from hfcourse.masking import masked_mean, masked_moments, masked_sum, mean_and_variance
 from hfcourse.models.reward_model import load_reward_model
 from hfcourse.models.token_stats import add_token_stats_head
 from hfcourse.rl import kl_k1, kl_k3
 from hfcourse.trainers.checks import check_columns, check_prompt_lengths
+from hfcourse.trainers.mixin import TrainerMixin
 from hfcourse.trainers.rollout import (
     EpochRepeatSampler,
     RewardModelFunction,
@@ -35,7 +35,7 @@ logger = logging.get_logger(__name__)
 RATIO_TOLERANCE = {False: 1e-3, True: 5e-2}  # bf16?
 
 
-class RolloutTrainer(ModelCardMixin, trl.RLOOTrainer):
+class RolloutTrainer(TrainerMixin, trl.RLOOTrainer):
     """`trl.RLOOTrainer` up to the scores of a rollout; `_assign_credit` and `_compute_loss` are the method's.
 
     From the parent: generation (transformers or vLLM), reward functions, sharding. Changed, beside the method:

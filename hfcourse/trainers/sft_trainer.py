@@ -12,12 +12,12 @@ from transformers import PreTrainedTokenizerBase
 from trl import is_conversational
 
 from hfcourse.errors import InputError
-from hfcourse.hub.model_card import ModelCardMixin
 from hfcourse.logprobs import IGNORE_INDEX
 from hfcourse.masking import masked_sum
 from hfcourse.models.token_stats import add_token_stats_head
 from hfcourse.trainers.checks import ROWS_READ, check_columns
 from hfcourse.trainers.hardware import HardwareDefaults
+from hfcourse.trainers.mixin import TrainerMixin
 
 
 @dataclass
@@ -25,7 +25,7 @@ class SFTConfig(HardwareDefaults, trl.SFTConfig):
     """`trl.SFTConfig` whose precision comes from the hardware."""
 
 
-class SFTTrainer(ModelCardMixin, trl.SFTTrainer):
+class SFTTrainer(TrainerMixin, trl.SFTTrainer):
     """`trl.SFTTrainer` with the loss written out; a drop-in.
 
         L = -(1/n) Σ_t log π(y_t | x, y_<t)     n: learnt tokens of the whole optimizer step, over all processes

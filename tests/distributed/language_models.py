@@ -22,12 +22,15 @@ def rows() -> Dataset:
     return Dataset.from_dict({"input_ids": ids, "labels": [[-100] * i + row[i:] for i, row in enumerate(ids)]})
 
 
-def train(trainer_class, config_class, output_dir: str, batch_size: int) -> dict:
+def train(
+    trainer_class, config_class, output_dir: str, batch_size: int, evaluates_first: bool = False, bf16: bool = False
+) -> dict:
     torch.manual_seed(0)
     shape = dict(vocab_size=300, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
     args = config_class(
         output_dir,
         use_cpu=True,
+        bf16=bf16,
         per_device_train_batch_size=batch_size,
         per_device_eval_batch_size=3,  # 7 rows: the last batches are filled up, and the filling must not count
         max_steps=1,
@@ -45,6 +48,8 @@ def train(trainer_class, config_class, output_dir: str, batch_size: int) -> dict
         eval_dataset=rows().select(range(7)),
         processing_class=train_tokenizer(["a b"], 260),
     )
+    if evaluates_first:
+        trainer.evaluate()
     trainer.train()
     eval_loss = trainer.evaluate()["eval_loss"]
     logged = next(log for log in trainer.state.log_history if "loss" in log)
@@ -56,14 +61,16 @@ def train(trainer_class, config_class, output_dir: str, batch_size: int) -> dict
     }
 
 
-def train_both(output_dir: str, batch_size: int) -> list[dict]:
+def train_all(output_dir: str, batch_size: int) -> list[dict]:
     return [
         train(CausalLMTrainer, CausalLMConfig, output_dir, batch_size),
         train(SFTTrainer, SFTConfig, output_dir, batch_size),
+        train(SFTTrainer, SFTConfig, output_dir, batch_size, evaluates_first=True),
+        train(SFTTrainer, SFTConfig, output_dir, batch_size, evaluates_first=True, bf16=True),
     ]
 
 
 if __name__ == "__main__":
-    for learnt in train_both(sys.argv[1], int(sys.argv[2])):
+    for learnt in train_all(sys.argv[1], int(sys.argv[2])):
         print(json.dumps(learnt))
     torch.distributed.destroy_process_group()

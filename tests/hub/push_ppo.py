@@ -1,5 +1,6 @@
 """Run by test_push_to_hub.py in a process of its own: one PPO update on a local model, pushed."""
 
+import os
 import sys
 
 from datasets import Dataset
@@ -25,6 +26,7 @@ def main(model_dir: str, output_dir: str, repo_id: str):
         save_strategy="no",
         push_to_hub=True,
         hub_model_id=repo_id,
+        hub_token=os.environ.pop("HF_TOKEN"),  # which no pushed file may hold
     )
     prompts = Dataset.from_dict({"prompt": ["The red fox", "Mara lives", "Two apples", "What is"]})
     trainer = PPOTrainer(

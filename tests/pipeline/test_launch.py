@@ -249,6 +249,5 @@ def test_splits(tmp_path):
 
 
 def test_a_hub_token_on_the_command_line_is_refused(tmp_path):
-    """transformers pickles it into training_args.bin, which a push uploads."""
     with pytest.raises(InputError, match="set HF_TOKEN instead"):
         parse(SFTConfig, argv=["--output_dir", str(tmp_path), "--hub_token", "hf_secret"])

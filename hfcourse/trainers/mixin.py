@@ -1,0 +1,27 @@
+"""What every trainer of the course has beside its method: its card, and processes that never part without a word."""
+
+from hfcourse.hub.model_card import ModelCardMixin
+
+
+class TrainerMixin(ModelCardMixin):
+    """Written first among a trainer's parents: `class DPOTrainer(TrainerMixin, trl.DPOTrainer)`.
+
+    It changes this in `transformers.Trainer` 5.23:
+    1. The model card is the course's ([`ModelCardMixin`]).
+    2. `evaluate()` may come before `train()` in several processes. The parent prepares the model for evaluation, where
+       DDP has no use, and marks it as prepared; training then takes it without DDP, and each process learns alone.
+    """
+
+    def train(self, *args, **kwargs):
+        uses_ddp = self.accelerator.distributed_type.value.startswith("MULTI_")
+        if uses_ddp and self.model_wrapped is self.model:
+            self._forget_that_it_is_prepared()
+        return super().train(*args, **kwargs)
+
+    def _forget_that_it_is_prepared(self) -> None:
+        prepared = self.accelerator._models
+        prepared[:] = [model for model in prepared if model is not self.model]
+        state = vars(self.model)
+        state.pop("_is_accelerate_prepared", None)
+        if "_original_forward" in state:  # with mixed precision: autocast is put around `forward` again
+            self.model.forward = state.pop("_original_forward")
