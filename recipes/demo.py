@@ -16,7 +16,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hfcourse.pipeline.launch import parse, recipe
+from hfcourse.pipeline.launch import one_process_only, parse, recipe
 
 
 @dataclass
@@ -29,6 +29,7 @@ class DemoArguments:
 
 
 def main():
+    one_process_only()
     (args,) = parse(DemoArguments, description=__doc__)
 
     from rich.console import Console

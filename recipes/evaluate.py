@@ -17,7 +17,7 @@ prompt, so that two models can be compared prompt by prompt.
 """
 
 from hfcourse.errors import InputError
-from hfcourse.pipeline.launch import ScriptArguments, load_causal_lm, load_tokenizer, parse, recipe
+from hfcourse.pipeline.launch import ScriptArguments, load_causal_lm, load_tokenizer, one_process_only, parse, recipe
 from hfcourse.pipeline.measure import MeasureArguments, load_rows, measure_answers, place, write_evaluation
 
 
@@ -45,6 +45,7 @@ def measure(rows, columns: set[str], script_args, args, model_args) -> dict:
 
 
 def main():
+    one_process_only()
     from trl import ModelConfig
 
     script_args, args, model_args = parse(ScriptArguments, MeasureArguments, ModelConfig, description=__doc__)

@@ -9,7 +9,7 @@ The model is loaded back from the folder, and its logits must equal those of the
 from dataclasses import dataclass, field
 
 from hfcourse.errors import InputError
-from hfcourse.pipeline.launch import parse, recipe
+from hfcourse.pipeline.launch import one_process_only, parse, recipe
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -28,6 +28,7 @@ class ImportArguments:
 
 
 def main():
+    one_process_only()
     (args,) = parse(ImportArguments, description=__doc__)
     if (args.gguf_file is None) == (args.package is None):
         raise InputError("give --gguf_file or --package, one of the two")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hfcourse.errors import InputError
-from hfcourse.pipeline.launch import ScriptArguments, load_causal_lm, load_tokenizer, parse, recipe
+from hfcourse.pipeline.launch import ScriptArguments, load_causal_lm, load_tokenizer, one_process_only, parse, recipe
 
 
 @dataclass
@@ -32,6 +32,7 @@ class LabelArguments:
 
 
 def main():
+    one_process_only()
     from datasets import Dataset
     from trl import ModelConfig
 

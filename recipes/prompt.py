@@ -11,7 +11,7 @@ line ends its answer. Writes the evaluation.json and samples.jsonl of `recipes/e
 from dataclasses import dataclass
 
 from hfcourse.errors import InputError
-from hfcourse.pipeline.launch import ScriptArguments, parse, recipe
+from hfcourse.pipeline.launch import ScriptArguments, one_process_only, parse, recipe
 from hfcourse.pipeline.measure import MeasureArguments, load_rows, measure_answers, write_evaluation
 
 
@@ -21,6 +21,7 @@ class PromptArguments(MeasureArguments):
 
 
 def main():
+    one_process_only()
     from trl import ModelConfig
 
     script_args, args, model_args = parse(ScriptArguments, PromptArguments, ModelConfig, description=__doc__)

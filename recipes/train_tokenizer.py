@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from hfcourse.errors import InputError
-from hfcourse.pipeline.launch import ScriptArguments, parse, recipe
+from hfcourse.pipeline.launch import ScriptArguments, one_process_only, parse, recipe
 
 ROWS_MEASURED = 1000
 
@@ -51,6 +51,7 @@ class TokenizerArguments:
 
 
 def main():
+    one_process_only()
     script_args, args = parse(ScriptArguments, TokenizerArguments, description=__doc__)
     if script_args.template is not None:
         raise InputError("template: a tokenizer is trained on one column of texts, without a template")

@@ -60,7 +60,7 @@ def generate(
             output = model.generate(**inputs, generation_config=config, tokenizer=tokenizer if stop else None)
             written = output[:, inputs["input_ids"].shape[1] :].tolist()
             for i, row in zip(rows, written, strict=True):
-                completions[i] = _read(tokenizer, ids[i], row, config.eos_token_id, stop)
+                completions[i] = _read(tokenizer, ids[i], row, config.eos_token_id or [], stop)
     model.train(was_training)
     return completions
 
@@ -85,10 +85,12 @@ def _check_lengths(ids: list[list[int]], max_new_tokens: int, model: PreTrainedM
 
 
 def _generation_config(model, tokenizer, max_new_tokens: int, temperature: float, stop: str | None):
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
+        raise InputError("pad_token: the tokenizer has no pad token and no EOS; set tokenizer.pad_token and save it")
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
-        eos_token_id=_eos_ids(model, tokenizer),
+        eos_token_id=_eos_ids(model, tokenizer) or None,
         pad_token_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
         stop_strings=[stop] if stop else None,
         **sampling,

@@ -1,5 +1,6 @@
 """Reward models: sequence classifiers with one label. How a prompt and its answer become one number."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -56,6 +57,9 @@ def score(
         completions: texts, or lists with the assistant's message.
         finished: whether each completion ended by itself; all, when not given.
         batch_size: rows a forward pass; rows of like length go together.
+
+    Raises:
+        InputError: a reward is NaN or infinite; one of them would poison a policy or a mean.
     """
     chat = bool(prompts) and isinstance(prompts[0], list)
     finished = [True] * len(prompts) if finished is None else finished
@@ -75,9 +79,16 @@ def score(
         logits = model(input_ids=input_ids.to(model.device), attention_mask=mask.to(model.device)).logits[:, 0]
         for i, reward in zip(rows, logits.float().tolist(), strict=True):
             rewards[i] = reward
+    _require_finite(rewards, model.config._name_or_path)
     model.config.pad_token_id = saved_pad_id
     model.train(was_training)
     return rewards
+
+
+def _require_finite(rewards: list[float], path: str) -> None:
+    for i, reward in enumerate(rewards):
+        if not math.isfinite(reward):
+            raise InputError(f"reward model '{Path(path).name}': row {i} of the batch got {reward}; it must be finite")
 
 
 def load_reward_model(

@@ -139,6 +139,12 @@ def check_world_size(expected_processes: int | None = None) -> None:
         raise InputError(f"expected_processes={expected_processes}, but {running} started: {remedy}")
 
 
+def one_process_only() -> None:
+    """Raises InputError in a recipe of which several processes would do the same work and write the same files."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise InputError("num_processes: this recipe runs in one process; launch it with python, or --num_processes 1")
+
+
 def load_splits(
     script_args: ScriptArguments, training_args: "TrainingArguments", required_columns: tuple[str, ...] = ()
 ) -> tuple["Dataset | IterableDataset", "Dataset | IterableDataset | None"]:

@@ -51,15 +51,9 @@ class MeasureArguments:
 
 
 def place(model: "PreTrainedModel") -> "PreTrainedModel":
-    """On the accelerator, where there is one; quantised models are there already.
-
-    Raises:
-        InputError: several processes were launched. Each would answer every prompt and write the same files.
-    """
+    """On the accelerator, where there is one; quantised models are there already."""
     from accelerate import PartialState
 
-    if PartialState().num_processes > 1:
-        raise InputError("num_processes: this recipe runs in one process; launch it with python, or --num_processes 1")
     return model if getattr(model, "is_quantized", False) else model.to(PartialState().device)
 
 

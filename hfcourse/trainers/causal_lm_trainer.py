@@ -10,6 +10,7 @@ from hfcourse.data.packing import pack_documents
 from hfcourse.data.token_bytes import token_bytes
 from hfcourse.errors import InputError
 from hfcourse.logprobs import IGNORE_INDEX
+from hfcourse.trainers.checks import num_positions
 from hfcourse.trainers.language_model_trainer import (
     LanguageModelConfig,
     LanguageModelTrainer,
@@ -71,6 +72,9 @@ class CausalLMTrainer(LanguageModelTrainer):
         def pack(dataset):
             if processing_class is None:
                 raise InputError("processing_class: a tokenizer is needed to pack texts")
+            positions = None if args.isolate_documents else num_positions(model.config)  # isolated, they begin anew
+            if args.text_column in next(iter(dataset)) and positions is not None and args.block_size > positions:
+                raise InputError(f"block_size={args.block_size}: exceeds the model's {positions} positions; lower it")
             return pack_documents(dataset, processing_class, args.block_size, args.text_column, args.isolate_documents)
 
         super().__init__(

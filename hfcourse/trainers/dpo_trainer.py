@@ -8,14 +8,18 @@ import trl
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.utils import logging
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
+from hfcourse.errors import InputError
 from hfcourse.losses import dpo_loss, hinge_preference_loss, ipo_mean_loss, robust_dpo_loss
 from hfcourse.models.token_stats import add_token_stats_head
-from hfcourse.trainers.checks import check_preferences
+from hfcourse.trainers.checks import check_padding, check_preferences, check_row_lengths
 from hfcourse.trainers.hardware import HardwareDefaults
 from hfcourse.trainers.mixin import TrainerMixin
+
+logger = logging.get_logger(__name__)
 
 OWN_LOSSES = ("sigmoid", "ipo", "hinge", "robust")
 
@@ -34,21 +38,35 @@ class DPOTrainer(TrainerMixin, trl.DPOTrainer):
     1. `label_smoothing` is honoured by `sigmoid` (conservative DPO), which TRL ignores without a word.
     2. Only completion positions meet the LM head.
     3. The reference may be a copy of a model built in memory; TRL loads it again by its name.
+    4. Says how many pairs it leaves out because their prompt alone fills `max_length`, and stops if all of them do.
     The parent's other losses, and its options beside them (`f_divergence_type`, `ld_alpha`, `use_weighting`, several
     losses at once, mixture-of-experts), stay the parent's.
     """
 
     def __init__(self, model, ref_model=None, args=None, *, train_dataset=None, peft_config=None, **kwargs):
         check_preferences(train_dataset, "train_dataset")
+        check_padding(kwargs.get("processing_class"))
         is_plain = isinstance(model, PreTrainedModel) and peft_config is None and not is_deepspeed_zero3_enabled()
         precompute = args is not None and args.precompute_ref_log_probs
         if ref_model is None and is_plain and not precompute:
             ref_model = copy.deepcopy(model).requires_grad_(False).eval()
         args = args or DPOConfig("DPO")
         super().__init__(model, ref_model, args, train_dataset=train_dataset, peft_config=peft_config, **kwargs)
+        check_row_lengths(
+            self.model.config, args.max_length, train_dataset=self.train_dataset, eval_dataset=self.eval_dataset
+        )
         add_token_stats_head(self.model)
         if self.ref_model is not None:
             add_token_stats_head(self.accelerator.unwrap_model(self.ref_model))
+
+    def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
+        prepared = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        if hasattr(dataset, "__len__") and len(prepared) < len(dataset):
+            if len(prepared) == 0:
+                raise InputError(f"max_length={args.max_length}: every prompt of the {dataset_name} set is longer")
+            left_out = f"{len(dataset) - len(prepared)} of {len(dataset)} {dataset_name} pairs"
+            logger.warning(f"{left_out} are left out: their prompt alone fills max_length={args.max_length}")
+        return prepared
 
     @property
     def _uses_own_loss(self) -> bool:

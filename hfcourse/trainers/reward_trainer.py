@@ -9,7 +9,7 @@ from transformers.utils import logging
 from hfcourse.errors import InputError
 from hfcourse.losses import bradley_terry_loss
 from hfcourse.models.reward_model import spare_pad_token
-from hfcourse.trainers.checks import check_preferences
+from hfcourse.trainers.checks import check_preferences, check_row_lengths
 from hfcourse.trainers.hardware import HardwareDefaults
 from hfcourse.trainers.mixin import TrainerMixin
 
@@ -51,6 +51,9 @@ class RewardTrainer(TrainerMixin, trl.RewardTrainer):
         if processing_class is not None and args.pad_token is None:
             args.pad_token = spare_pad_token(processing_class)
         super().__init__(model, args, train_dataset=train_dataset, processing_class=processing_class, **kwargs)
+        check_row_lengths(
+            self.model.config, args.max_length, train_dataset=self.train_dataset, eval_dataset=self.eval_dataset
+        )
         if self.processing_class.pad_token == self.processing_class.eos_token:
             raise InputError(
                 f"pad_token: must differ from EOS; set pad_token={spare_pad_token(self.processing_class)}"

@@ -17,7 +17,7 @@ from hfcourse.masking import masked_mean, masked_moments, masked_sum, mean_and_v
 from hfcourse.models.reward_model import load_reward_model
 from hfcourse.models.token_stats import add_token_stats_head
 from hfcourse.rl import kl_k1, kl_k3
-from hfcourse.trainers.checks import check_columns, check_prompt_lengths
+from hfcourse.trainers.checks import check_columns, check_padding, check_prompt_lengths
 from hfcourse.trainers.mixin import TrainerMixin
 from hfcourse.trainers.rollout import (
     EpochRepeatSampler,
@@ -51,6 +51,7 @@ class RolloutTrainer(TrainerMixin, trl.RLOOTrainer):
 
     def __init__(self, model, reward_funcs, args, train_dataset=None, *, ref_model=None, **kwargs):
         check_columns(train_dataset, "train_dataset", "prompt")
+        check_padding(kwargs.get("processing_class"))
         reward_funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
         reload_reference = is_deepspeed_zero3_enabled() and ref_model is None
         beta = args.beta

@@ -15,7 +15,7 @@ from hfcourse.errors import InputError
 from hfcourse.logprobs import IGNORE_INDEX
 from hfcourse.masking import masked_sum
 from hfcourse.models.token_stats import add_token_stats_head
-from hfcourse.trainers.checks import ROWS_READ, check_columns
+from hfcourse.trainers.checks import ROWS_READ, check_columns, check_row_lengths
 from hfcourse.trainers.hardware import HardwareDefaults
 from hfcourse.trainers.mixin import TrainerMixin
 
@@ -58,6 +58,10 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
             processing_class=processing_class,
             **kwargs,
         )
+        if not args.packing:  # there positions begin anew with each document
+            check_row_lengths(
+                self.model.config, args.max_length, train_dataset=self.train_dataset, eval_dataset=self.eval_dataset
+            )
         add_token_stats_head(self.model)
 
     @property

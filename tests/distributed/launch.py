@@ -52,7 +52,8 @@ def accelerate_launch(recipe: str, *args: str, processes: int = 2, timeout: floa
     command += ["--config_file", str(REPOSITORY / "accelerate_configs" / "cpu_multi_process.yaml")]
     command += ["--num_processes", str(processes), "--main_process_port", str(_free_port())]
     command += [str(REPOSITORY / "recipes" / f"{recipe}.py"), *map(str, args)]
-    env = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout

@@ -1,45 +1,17 @@
-"""train_tokenizer, pretrain_causal_lm, sft: each YAML parses, each runs two steps, each names what it cannot use.
-
-The recipes run in this process: importing the stack anew would cost seconds each time.
-"""
+"""train_tokenizer, pretrain_causal_lm, sft: each runs two steps, each names what it cannot use."""
 
 import json
-import re
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 OURS = ("train_tokenizer", "pretrain_causal_lm", "sft")
-YAMLS = sorted(path for name in OURS for path in (RECIPES / "configs" / name).glob("*.yaml"))
 TEXTS = ["The red fox sleeps near the river.", "Mara lives in Oakton and likes green tea."] * 40
 SHAPE = ["--hidden_size=16", "--num_hidden_layers=1", "--num_attention_heads=2", "--block_size=16"]
 TWO_STEPS = ["--max_steps=2", "--per_device_train_batch_size=2", "--logging_steps=1", "--disable_tqdm=true"]
-
-
-@pytest.fixture
-def run(monkeypatch):
-    def run(name, *argv):
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, argv)])
-        runpy.run_path(str(RECIPES / f"{name}.py"), run_name="__main__")
-
-    return run
-
-
-@pytest.fixture
-def error_of(run, capsys):
-    def error_of(name, *argv):
-        with pytest.raises(SystemExit) as left:
-            run(name, *argv)
-        assert left.value.code == 2
-        return capsys.readouterr().err.splitlines()[-1]
-
-    return error_of
 
 
 @pytest.fixture(scope="module")
@@ -124,17 +96,6 @@ def test_resuming_a_recipe(run, corpus, tiny_llama_dir, tmp_path, capsys):
     assert json.loads((tmp_path / "trainer_state.json").read_text())["global_step"] == 3
 
 
-@pytest.mark.parametrize("path", YAMLS, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_every_yaml_parses_and_says_how_to_launch_it(path, error_of):
-    """The recipe itself reads the file: with one flag more that it cannot know, that flag is all it complains of."""
-    assert error_of(path.parent.name, "--config", path, "--no_such_flag").startswith(
-        "error: unknown key '--no_such_flag' in the command line"
-    )
-    header = re.match(r"(# .*\n)+", path.read_text()).group()
-    assert f"recipes/{path.parent.name}.py --config recipes/configs/{path.parent.name}/{path.name}" in header
-    assert yaml.safe_load(path.read_text())["output_dir"].startswith("runs/")
-
-
 @pytest.mark.parametrize("name", OURS)
 def test_help_is_worth_reading(name, run, capsys):
     with pytest.raises(SystemExit) as left:
@@ -153,6 +114,7 @@ def test_recipes_stay_short(name):
 
 def test_bad_input_is_one_line(error_of, corpus, answers, tiny_llama_dir, tmp_path):
     model = ["--model_name_or_path", tiny_llama_dir, "--output_dir", tmp_path]
+    new = ["--tokenizer_name_or_path", tiny_llama_dir, "--output_dir", tmp_path, *SHAPE]
     (tmp_path / "empty.jsonl").write_text("")
     long = tmp_path / "long.jsonl"
     long.write_text(json.dumps({"prompt": "x " * 99, "completion": " y"}))
@@ -168,7 +130,7 @@ def test_bad_input_is_one_line(error_of, corpus, answers, tiny_llama_dir, tmp_pa
         (["sft", *model, "--dataset_name", long, "--expected_processes=2"], "expected_processes=2, but 1 started"),
         (["pretrain_causal_lm", *model, "--dataset_name", answers], "no column 'text'"),
         (["pretrain_causal_lm", *model, "--dataset_name", corpus, "--template=plain"], "template: pretraining"),
-        (["pretrain_causal_lm", *model, "--dataset_name", corpus, "--block_size=99999"], "shorter than one block"),
+        (["pretrain_causal_lm", *new, "--dataset_name", corpus, "--block_size=99999"], "shorter than one block"),
         (["train_tokenizer", "--dataset_name", corpus, "--vocab_size=9"], "vocab_size=9: must exceed"),
         (["train_tokenizer", "--dataset_name", answers], "no column 'text'"),
         (["train_tokenizer", "--dataset_name", "world/corpus", "--dataset_streaming=true"], "num_train_examples"),
