@@ -1,4 +1,4 @@
-"""`accelerate launch --config_file accelerate_configs/cpu_multi_process.yaml` runs sft, dpo and ppo on two real ranks."""
+"""`accelerate launch --config_file accelerate_configs/cpu_multi_process.yaml` runs sft, dpo and ppo on two ranks."""
 
 import json
 
