@@ -7,12 +7,12 @@ import yaml
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 YAMLS = sorted((RECIPES / "configs").glob("*/*.yaml"))
-WITHOUT_CONFIG = {"demo", "import_gguf"}
+WITHOUT_CONFIG = {"demo", "import_gguf", "plan"}
 
 
 def test_every_recipe_has_a_config():
     recipes = {path.stem for path in RECIPES.glob("*.py")}
-    assert {path.parent.name for path in YAMLS} == recipes - WITHOUT_CONFIG
+    assert recipes - {path.parent.name for path in YAMLS} <= WITHOUT_CONFIG
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: f"{path.parent.name}/{path.stem}")
