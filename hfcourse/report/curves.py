@@ -53,7 +53,7 @@ def curves_svg(root: Path, results: dict) -> list[str]:
     """Each panel as an SVG element."""
     drawings = []
     for number, panel in enumerate(PANELS):
-        with pyplot.rc_context(_style(INK, svg_salt=str(number))):
+        with pyplot.rc_context(plot_style(INK, svg_salt=str(number))):
             figure, axes = pyplot.subplots(figsize=(4.4, 2.6), layout="constrained")
             _draw_panel(axes, root, results, *panel)
             drawings.append(_svg(figure))
@@ -62,7 +62,7 @@ def curves_svg(root: Path, results: dict) -> list[str]:
 
 def rewards_svg(results: dict) -> str:
     """Gold reward of the methods, with two standard errors, as an SVG element."""
-    with pyplot.rc_context(_style(INK, svg_salt="rewards")):
+    with pyplot.rc_context(plot_style(INK, svg_salt="rewards")):
         figure, axes = pyplot.subplots(figsize=(8.8, 2.4), layout="constrained")
         _draw_rewards(axes, results)
         return _svg(figure)
@@ -70,7 +70,7 @@ def rewards_svg(results: dict) -> str:
 
 def write_figure(root: Path, results: dict, path: Path) -> None:
     """The methods, and reward and KL during PPO, as one PNG on white."""
-    with pyplot.rc_context(_style("#343a40")):
+    with pyplot.rc_context(plot_style("#343a40")):
         figure, axes = pyplot.subplots(1, 3, figsize=(13, 3.1), layout="constrained", width_ratios=(1.5, 1, 1))
         _draw_rewards(axes[0], results)
         axes[0].set_title("Gold reward on held-out prompts (± 2 standard errors)")
@@ -80,7 +80,7 @@ def write_figure(root: Path, results: dict, path: Path) -> None:
         pyplot.close(figure)
 
 
-def _style(ink: str, svg_salt: str = "hfcourse") -> dict:
+def plot_style(ink: str, svg_salt: str = "hfcourse") -> dict:
     inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "axes.titlecolor")
     return {
         **dict.fromkeys(inked, ink),

@@ -105,7 +105,7 @@ def variance_taken_away(covariance: NDArray, new: NDArray, there: NDArray) -> ND
 def jacobian(law: ScalingLaw, runs: Sequence[Run], centre: NDArray) -> NDArray:
     """(n, 5): d log L / d (log E, a', b', α, β), with a' and b' the log heights of the terms at `centre`."""
     n, d = np.asarray(runs, dtype=np.float64).T
-    of_params, of_tokens, loss = law.A / n**law.alpha, law.B / d**law.beta, law.loss(n, d)
+    of_params, of_tokens, loss = law.loss(n, np.inf) - law.E, law.loss(np.inf, d) - law.E, law.loss(n, d)
     x, y = np.log(n) - centre[0], np.log(d) - centre[1]
     columns = (np.full_like(n, law.E), of_params, of_tokens, -of_params * x, -of_tokens * y)
     return np.stack([column / loss for column in columns], 1)

@@ -30,7 +30,7 @@ class ScalingLaw:
 
     def loss(self, num_params: ArrayLike, num_tokens: ArrayLike) -> NDArray:
         """L(N, D), elementwise."""
-        return self.E + self.A / np.power(num_params, self.alpha) + self.B / np.power(num_tokens, self.beta)
+        return self.E + _term(self.A, self.alpha, num_params) + _term(self.B, self.beta, num_tokens)
 
     @property
     def exponents(self) -> tuple[float, float]:
@@ -58,14 +58,20 @@ class ScalingLaw:
         It is -d log D / d log N along L = const, and 1 where the model is compute-optimal. Below 1 the model is too
         large for its tokens.
         """
-        of_params = self.alpha * self.A / np.power(num_params, self.alpha)
-        return of_params / (self.beta * self.B / np.power(num_tokens, self.beta))
+        of_params = self.alpha * _term(self.A, self.alpha, num_params)
+        return of_params / (self.beta * _term(self.B, self.beta, num_tokens))
 
     def tokens_for(self, loss: ArrayLike, num_params: ArrayLike) -> NDArray:
         """D with L(N, D) = loss: what a smaller model, cheaper to run, costs in tokens. Infinite where it cannot."""
-        gap = np.asarray(loss - self.E - self.A / np.power(num_params, self.alpha), dtype=np.float64)
+        gap = np.asarray(loss - self.E - _term(self.A, self.alpha, num_params), dtype=np.float64)
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(gap > 0, np.power(self.B / np.where(gap > 0, gap, 1), 1 / self.beta), np.inf)
+
+
+def _term(height: ArrayLike, exponent: ArrayLike, x: ArrayLike) -> NDArray:
+    """height / x^exponent, in logarithms: of a bootstrapped law both may be too large for a float."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.exp(np.log(height) - exponent * np.log(x))
 
 
 def fit_scaling_law(
@@ -85,11 +91,19 @@ def fit_scaling_law(
         delta: residuals of log-loss beyond it count by their size, not their square.
 
     Raises:
-        InputError: columns of different lengths, values that are not positive, fewer than 3 sizes or token counts.
+        InputError: columns of different lengths, values that are not positive, fewer than 3 sizes or token counts, or
+            losses that do not fall with one of them.
     """
     runs = checked_runs(num_params, num_tokens, losses)
     points, values = minimize(huber_objective(*runs, delta), _starts(*runs))
-    return law_of(points[np.nanargmin(values)], *runs[:2])
+    law = law_of(points[np.nanargmin(values)], *runs[:2])
+    for name, exponent, height in (("num_params", law.alpha, law.A), ("num_tokens", law.beta, law.B)):
+        if exponent <= 0 or not np.isfinite(height):
+            raise InputError(
+                f"losses: do not fall with {name} as a power (exponent {exponent:.2g}); look for runs that diverged or "
+                "had not begun to learn"
+            )
+    return law
 
 
 def checked_runs(num_params: ArrayLike, num_tokens: ArrayLike, losses: ArrayLike) -> tuple[NDArray, NDArray, NDArray]:

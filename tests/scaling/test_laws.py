@@ -185,6 +185,7 @@ def test_averaging_the_loss_stops_early():
         (([1e6, -2e6, 4e6], [1e9, 2e9, 4e9], [3.0, 2.0, 1.9]), "num_params: row 1 is -2e"),
         (([1e6] * 5, [1e9, 2e9, 4e9, 8e9, 9e9], [3.0, 2.9, 2.8, 2.7, 2.6]), "num_params: 1 distinct values"),
         (([1e6, 2e6, 3e6, 4e6], [1e9, 2e9, 4e9, 8e9], [3.0, 2.9, 2.8, 2.7]), "4 runs cannot tell five constants"),
+        (([1e6, 2e6, 4e6] * 3, np.repeat([1e9, 2e9, 4e9], 3), [2.0, 2.1, 2.3] * 3), "do not fall with num_params"),
     ],
 )
 def test_what_cannot_be_fitted(columns, message):

@@ -1,0 +1,148 @@
+"""scaling_laws and plan: a csv, a sweep that is killed and goes on, a budget, and what cannot be used."""
+
+import json
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from hfcourse.scaling import ScalingLaw
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+OURS = ("scaling_laws",)
+YAMLS = sorted(path for name in OURS for path in (RECIPES / "configs" / name).glob("*.yaml"))
+LAW = ScalingLaw(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
+TINY = ["--hidden_sizes", "4", "8", "16", "--num_tokens", "640", "1920", "5760", "--num_attention_heads=1"]
+TINY += ["--num_hidden_layers=1", "--block_size=16", "--per_device_train_batch_size=2", "--vocab_size=270"]
+TINY += ["--num_eval_blocks=8", "--held_out_hidden_size=24", "--dataset_name=world/corpus", "--learning_rate=0.03"]
+TINY += ["--num_train_examples=60", "--num_eval_examples=10"]
+
+
+@pytest.fixture
+def run(monkeypatch):
+    def run(name, *argv):
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, argv)])
+        runpy.run_path(str(RECIPES / f"{name}.py"), run_name="__main__")
+
+    return run
+
+
+@pytest.fixture
+def error_of(run, capsys):
+    def error_of(name, *argv):
+        with pytest.raises(SystemExit) as left:
+            run(name, *argv)
+        assert left.value.code == 2
+        return capsys.readouterr().err.splitlines()[-1]
+
+    return error_of
+
+
+@pytest.fixture(scope="module")
+def runs_csv(tmp_path_factory):
+    n, d = (x.ravel() for x in np.meshgrid(np.geomspace(1e7, 1e10, 5), np.geomspace(1e9, 3e11, 5)))
+    path = tmp_path_factory.mktemp("runs") / "runs.csv"
+    rows = [f"{a:.6g},{b:.6g},{LAW.loss(a, b):.8f}" for a, b in zip(n, d, strict=True)]
+    path.write_text("\n".join(["params,tokens,nats", *rows]) + "\n")
+    return path
+
+
+def test_a_law_from_a_csv(run, runs_csv, tmp_path, capsys):
+    columns = ["--csv_columns", "params", "tokens", "nats"]
+    run("scaling_laws", "--runs_csv", runs_csv, *columns, "--output_dir", tmp_path, "--flops=1e21")
+    numbers = json.loads((tmp_path / "law.json").read_text())
+    assert numbers["num_runs"] == 25
+    assert numbers["law"]["alpha"] == pytest.approx(LAW.alpha, abs=1e-3)
+    assert numbers["a"] == pytest.approx(LAW.exponents[0], abs=1e-3)
+    assert numbers["budget"]["N"] == pytest.approx(LAW.compute_optimal(1e21)[0], rel=0.01)
+    assert numbers["averaged_loss"]["objective"] > 10 * numbers["objective"]
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    shown = capsys.readouterr().out
+    assert "C = 1e+21: N*" in shown
+    assert re.search(r"alpha\s+0\.347", shown)
+
+
+def made(folder):
+    return {path.name: path.stat().st_mtime_ns for path in (folder / "runs").glob("*.json")}
+
+
+def test_a_sweep_goes_on_where_it_was(run, tmp_path, capsys):
+    """A budget for five runs; then, without it, the rest of the grid and the run held out, none made twice."""
+    argv = ["scaling_laws", *TINY, "--output_dir", tmp_path]
+    run(*argv, "--budget_flops=8e8")
+    first = made(tmp_path)
+    numbers = json.loads((tmp_path / "law.json").read_text())
+    records = [json.loads((tmp_path / "runs" / name).read_text()) for name in first]
+    assert sum(6 * r["total"] * r["num_tokens"] for r in records) <= 8e8
+    assert "width24_tokens5760.json" in first  # what is held out is kept in the budget
+    assert 5 <= numbers["num_runs"] < 9
+    assert capsys.readouterr().out.count("tokens  loss") == numbers["num_runs"]
+
+    run(*argv)
+    after = made(tmp_path)
+    assert len(after) == 10
+    assert {name: after[name] for name in first} == first
+    numbers = json.loads((tmp_path / "law.json").read_text())
+    assert numbers["num_runs"] == 9
+    held_out = numbers["held_out"]
+    assert held_out["error"] == pytest.approx(held_out["foreseen"] / held_out["loss"] - 1)
+    assert held_out["times_the_flops_of_the_largest_fitted"] > 1
+    rows = (tmp_path / "runs.csv").read_text().splitlines()
+    assert len(rows) == 11
+    assert (tmp_path / "figure.png").is_file()
+
+
+def test_what_a_run_records(run, tmp_path):
+    """Llama of width 8, one layer, MLP of 24, 270 tokens: 4·8² + 3·8·24 + 2·8 + 8 = 856, and 2160 of embeddings."""
+    run("scaling_laws", *TINY, "--output_dir", tmp_path, "--learning_rate_width=16")
+    record = json.loads((tmp_path / "runs" / "width8_tokens1920.json").read_text())
+    assert (record["non_embedding"], record["total"]) == (856, 856 + 2160)
+    assert record["learning_rate"] == pytest.approx(0.06)
+    tokens, losses = zip(*record["curve"], strict=True)
+    assert tokens[-1] == record["num_tokens"] == 1920
+    assert losses[-1] == record["loss"]
+    assert list(tokens) == sorted(tokens)
+    assert all(0 < loss < 7 for loss in losses)
+
+
+def test_several_processes_make_the_same_runs(run, tmp_path):
+    few = [*TINY, "--num_tokens", "640", "1280", "1920"]
+    for workers in (1, 2):
+        run("scaling_laws", *few, "--output_dir", tmp_path / str(workers), f"--num_workers={workers}")
+    for path in (tmp_path / "1" / "runs").glob("*.json"):
+        one, two = (json.loads((tmp_path / w / "runs" / path.name).read_text()) for w in ("1", "2"))
+        assert one["curve"] == two["curve"], path.name
+    assert len(made(tmp_path / "2")) == 10
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_every_yaml_parses_and_says_how_to_launch_it(path, error_of):
+    assert error_of(path.parent.name, "--config", path, "--no_such_flag").startswith(
+        "error: unknown key '--no_such_flag' in the command line"
+    )
+    header = re.match(r"(# .*\n)+", path.read_text()).group()
+    assert f"recipes/{path.parent.name}.py --config recipes/configs/{path.parent.name}/{path.name}" in header
+    assert yaml.safe_load(path.read_text()).get("output_dir", "runs/").startswith("runs/")
+
+
+def test_bad_input_is_one_line(error_of, runs_csv, tmp_path):
+    sweep = ["scaling_laws", *TINY, "--output_dir", tmp_path]
+    cases = [
+        (["scaling_laws", "--runs_csv", tmp_path / "gone.csv"], "runs_csv: there is no file"),
+        (["scaling_laws", "--runs_csv", runs_csv], "has no column 'N', only params, tokens, nats"),
+        (["scaling_laws", "--runs_csv", runs_csv, "--csv_columns", "a", "b"], "are not three names"),
+        ([*sweep, "--budget_flops=1e9", "--budget_minutes=1"], "give one of them"),
+        ([*sweep, "--hidden_sizes", "4", "8"], "hidden_sizes: give at least 3"),
+        ([*sweep, "--hidden_sizes", "4", "8", "9"], "9 is no multiple of 2 × num_attention_heads"),
+        ([*sweep, "--num_tokens", "64", "640", "960"], "64 are fewer than 20 steps of 32"),
+        ([*sweep, "--num_tokens", "640", "960", "999000"], "give more num_train_examples"),
+        ([*sweep, "--budget_flops=10"], "budget"),
+    ]
+    for argv, message in cases:
+        error = error_of(*argv)
+        assert error.startswith("error: "), argv
+        assert message in error, argv
