@@ -100,8 +100,8 @@ def fit_scaling_law(
     for name, exponent, height in (("num_params", law.alpha, law.A), ("num_tokens", law.beta, law.B)):
         if exponent <= 0 or not np.isfinite(height):
             raise InputError(
-                f"losses: do not fall with {name} as a power (exponent {exponent:.2g}); look for runs that diverged or "
-                "had not begun to learn"
+                f"losses: do not fall with {name} as a power (exponent {exponent:.2g}); look for runs that diverged "
+                "or had not begun to learn"
             )
     return law
 

@@ -94,14 +94,16 @@ def test_a_sweep_goes_on_where_it_was(run, tmp_path, capsys):
     rows = (tmp_path / "runs.csv").read_text().splitlines()
     assert len(rows) == 11
     assert (tmp_path / "figure.png").is_file()
+    check_record(json.loads((tmp_path / "runs" / "width8_tokens1920.json").read_text()))
 
 
-def test_what_a_run_records(run, tmp_path):
-    """Llama of width 8, one layer, MLP of 24, 270 tokens: 4·8² + 3·8·24 + 2·8 + 8 = 856, and 2160 of embeddings."""
-    run("scaling_laws", *TINY, "--output_dir", tmp_path, "--learning_rate_width=16")
-    record = json.loads((tmp_path / "runs" / "width8_tokens1920.json").read_text())
+def check_record(record):
+    """Llama of width 8, one layer, MLP of 24, 270 tokens: 4·8² + 3·8·24 + 2·8 + 8 = 856, and 2160 of embeddings.
+
+    The learning rate is 0.03 at width 32, 4 times that at width 8.
+    """
     assert (record["non_embedding"], record["total"]) == (856, 856 + 2160)
-    assert record["learning_rate"] == pytest.approx(0.06)
+    assert record["learning_rate"] == pytest.approx(0.12)
     tokens, losses = zip(*record["curve"], strict=True)
     assert tokens[-1] == record["num_tokens"] == 1920
     assert losses[-1] == record["loss"]
