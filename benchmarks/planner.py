@@ -100,15 +100,20 @@ def trainer_of(name: str, method: str, folder: str):
 
 
 def resident() -> int:
+    if sys.platform != "linux":
+        return 0
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def forget_peak() -> None:
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")
+    if sys.platform == "linux":
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak() -> int:
+    if sys.platform != "linux":
+        return 0
     line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 

@@ -16,6 +16,7 @@ from hfcourse.errors import InputError
 from hfcourse.pipeline.files import claim_folder
 from hfcourse.scaling.design import flops_of, next_run
 
+MIN_RUNS = 5
 # What may change between two starts on one folder: more sizes, more tokens, another budget.
 NOT_SETTINGS = ("output_dir", "hidden_sizes", "num_tokens", "held_out_hidden_size", "held_out_num_tokens")
 NOT_SETTINGS += ("budget_flops", "budget_minutes", "num_workers", "count")
@@ -139,6 +140,11 @@ def run_sweep(args: SweepArguments, script_args, say=print) -> list[dict]:
             for future in finished:
                 width, tokens = running.pop(future)
                 say(f"width {width:>4}  {tokens:>10} tokens  loss {future.result()['loss']:.4f}")
+        made = sum(read_run(folder, run) is not None for run in args.grid())
+        if made < MIN_RUNS:
+            raise InputError(
+                f"budget: it allows {made} runs beside the one held out, and a law takes {MIN_RUNS}; raise it"
+            )
         if args.held_out is not None and read_run(folder, args.held_out) is None:
             submit(args, args.held_out, folder, cores).result()
     return [r for run in (*args.grid(), *_one(args.held_out)) if (r := read_run(folder, run)) is not None]

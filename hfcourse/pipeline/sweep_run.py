@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -101,8 +102,9 @@ def train_run(args: SweepArguments, run: tuple[int, int], folder: Path, num_thre
         np.geomspace(max(1, steps * SHARE_BEFORE_FIRST_POINT), steps, CURVE_POINTS).round().astype(int).tolist()
     )
     peak = args.learning_rate * (args.learning_rate_width / width) ** args.learning_rate_exponent
+    scratch = folder / "runs" / f"scratch{os.getpid()}"
     config = CausalLMConfig(
-        str(folder / "runs" / f"scratch{os.getpid()}"),
+        str(scratch),
         max_steps=steps,
         per_device_train_batch_size=args.per_device_train_batch_size,
         per_device_eval_batch_size=EVAL_BATCH_SIZE,
@@ -144,5 +146,6 @@ def train_run(args: SweepArguments, run: tuple[int, int], folder: Path, num_thre
         "curve": curve,
         "seconds": seconds,
     }
+    shutil.rmtree(scratch, ignore_errors=True)  # the trainer's folder; a run leaves its record alone
     write_json(run_file(folder, run), record)
     return record

@@ -69,8 +69,8 @@ class ScalingLaw:
 
 
 def _term(height: ArrayLike, exponent: ArrayLike, x: ArrayLike) -> NDArray:
-    """height / x^exponent, in logarithms: of a bootstrapped law both may be too large for a float."""
-    with np.errstate(over="ignore", invalid="ignore"):
+    """height / x^exponent, in logarithms: of a bootstrapped law both may be too large or small for a float."""
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         return np.exp(np.log(height) - exponent * np.log(x))
 
 

@@ -1,11 +1,13 @@
 """The numbers of a decoder that its cost depends on, read from a config or chosen for a parameter count."""
 
 from dataclasses import dataclass
-from math import ceil, sqrt
+from math import ceil
 
 from hfcourse.errors import InputError
 
 WIDTH_PER_LAYER = 100  # d/L of LLaMA-like models between 1 and 70 billion parameters: 64 to 128
+HEAD_DIM_OF_PARAMS = ((1e9, 128), (1e7, 64), (1e6, 32))
+# Tensors of the MLP's width that a non-gated MLP keeps for its backward pass; gelu_new is written out in Python.
 SAVED_BY_ACTIVATION = {"gelu_new": 5, "gelu_pytorch_tanh": 2, "gelu": 2, "relu": 2, "silu": 2}
 
 
@@ -85,16 +87,21 @@ def shape_of_config(config) -> ModelShape:
     )
 
 
-def shape_for(num_params: float, vocab_size: int = 32_000, head_dim: int = 128) -> ModelShape:
+def shape_for(num_params: float, vocab_size: int = 32_000) -> ModelShape:
     """A LLaMA-like shape of about `num_params`: d = 100 L, MLPs of 8/3 d, grouped keys above 7 billion.
 
-    A layer has 4 d² in attention and 8 d² in its MLP, so N ≈ 12 d²·L + 2 V d = 0.12 d³ + 2 V d; the width is the
-    smallest multiple of the head size that reaches N, and the layers then come as near to it as they can.
+    A layer has 4 d² in attention and 8 d² in its MLP, so N ≈ 12 d²·L + 2 V d. The smallest multiple of the head size
+    that reaches N at that depth, or the one before it, whichever comes nearer with whole layers.
     """
-    head_dim = min(head_dim, max(16, 2 ** int(sqrt(num_params) ** 0.5).bit_length() // 4))
+    head_dim = next((size for least, size in HEAD_DIM_OF_PARAMS if num_params >= least), 16)
     width = head_dim
     while 12 * width**2 * ceil(width / WIDTH_PER_LAYER) + 2 * vocab_size * width < num_params:
         width += head_dim
+    shapes = [_with_layers(num_params, w, vocab_size, head_dim) for w in (width, width - head_dim) if w]
+    return min(shapes, key=lambda shape: abs(shape.num_params - num_params))
+
+
+def _with_layers(num_params: float, width: int, vocab_size: int, head_dim: int) -> ModelShape:
     heads = width // head_dim
     kv_heads = 8 if num_params > 7e9 and heads % 8 == 0 else heads
     intermediate = ceil(8 * width / 3 / head_dim) * head_dim

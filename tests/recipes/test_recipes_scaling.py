@@ -11,9 +11,11 @@ import pytest
 import yaml
 
 from hfcourse.scaling import ScalingLaw
+from hfcourse.scaling.methods import RECIPES as RECIPES_OF_METHODS, STRATEGIES
+from hfcourse.scaling.planner import launch_line
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-OURS = ("scaling_laws",)
+OURS = ("scaling_laws", "plan")
 YAMLS = sorted(path for name in OURS for path in (RECIPES / "configs" / name).glob("*.yaml"))
 LAW = ScalingLaw(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
 TINY = ["--hidden_sizes", "4", "8", "16", "--num_tokens", "640", "1920", "5760", "--num_attention_heads=1"]
@@ -82,7 +84,7 @@ def test_a_sweep_goes_on_where_it_was(run, tmp_path, capsys):
     assert 5 <= numbers["num_runs"] < 9
     assert capsys.readouterr().out.count("tokens  loss") == numbers["num_runs"]
 
-    run(*argv)
+    run(*argv, "--num_workers=2")  # side by side
     after = made(tmp_path)
     assert len(after) == 10
     assert {name: after[name] for name in first} == first
@@ -95,6 +97,16 @@ def test_a_sweep_goes_on_where_it_was(run, tmp_path, capsys):
     assert len(rows) == 11
     assert (tmp_path / "figure.png").is_file()
     check_record(json.loads((tmp_path / "runs" / "width8_tokens1920.json").read_text()))
+    for name in ("width16_tokens5760.json", "width16_tokens1920.json"):  # one process makes the run that several made
+        if name not in first:
+            record = json.loads((tmp_path / "runs" / name).read_text())
+            (tmp_path / "runs" / name).unlink()
+            run(*argv)
+            again = json.loads((tmp_path / "runs" / name).read_text())
+            assert again["curve"] == record["curve"]
+            break
+    else:
+        raise AssertionError("the budget left no run to the second start")
 
 
 def check_record(record):
@@ -111,14 +123,54 @@ def check_record(record):
     assert all(0 < loss < 7 for loss in losses)
 
 
-def test_several_processes_make_the_same_runs(run, tmp_path):
-    few = [*TINY, "--num_tokens", "640", "1280", "1920"]
-    for workers in (1, 2):
-        run("scaling_laws", *few, "--output_dir", tmp_path / str(workers), f"--num_workers={workers}")
-    for path in (tmp_path / "1" / "runs").glob("*.json"):
-        one, two = (json.loads((tmp_path / w / "runs" / path.name).read_text()) for w in ("1", "2"))
-        assert one["curve"] == two["curve"], path.name
-    assert len(made(tmp_path / "2")) == 10
+def test_a_plan_for_a_budget(run, tmp_path, capsys):
+    """Chinchilla's law, replicated, at 10²¹: N* 2.78 B, D* 60 B; 8 × 989e12 · 0.4 · 86,400 s a day: 3.66 days."""
+    run("plan", "--flops=1e21", "--output_json", tmp_path / "plan.json")
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert plan["budget"]["num_params"] == pytest.approx(2.78e9, rel=2e-3)
+    assert plan["budget"]["num_tokens"] == pytest.approx(60e9, rel=2e-3)
+    assert plan["budget"]["days"] == pytest.approx(1e21 / (8 * 989e12 * 0.4 * 86_400), rel=1e-9)
+    assert plan["shape"]["num_params"] == pytest.approx(2.78e9, rel=0.05)
+    shown = capsys.readouterr().out
+    assert plan["strategies"][plan["recommended"]]["command"] in shown
+    run("plan", "--days", plan["budget"]["days"], "--output_json", tmp_path / "same.json")
+    assert json.loads((tmp_path / "same.json").read_text())["budget"]["flops"] == pytest.approx(1e21, rel=1e-9)
+
+
+def test_a_plan_by_a_law_of_ones_own(run, tmp_path):
+    law = {"E": 1.0, "A": 4.0, "B": 1.0, "alpha": 0.5, "beta": 0.5}
+    (tmp_path / "law.json").write_text(json.dumps({"law": law}))
+    run("plan", "--flops=6e12", "--law_json", tmp_path / "law.json", "--output_json", tmp_path / "plan.json")
+    budget = json.loads((tmp_path / "plan.json").read_text())["budget"]
+    assert (budget["num_params"], budget["num_tokens"]) == pytest.approx((4e6, 2.5e5))
+
+
+def test_a_plan_for_a_model(run, tiny_llama_dir, tmp_path, capsys):
+    model = ["plan", "--model_name_or_path", tiny_llama_dir, "--method=ppo", "--gpus=4xA100"]
+    run(*model, "--strategy=fsdp2", "--output_json", tmp_path / "plan.json")
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert list(plan["strategies"]) == ["fsdp2"]
+    command = plan["strategies"]["fsdp2"]["command"]
+    assert capsys.readouterr().out.strip().endswith(command)
+    assert "accelerate_configs/fsdp2.yaml --num_processes 4 recipes/ppo.py" in command
+    run(*model)
+    assert "take ddp:" in capsys.readouterr().out  # it is tiny
+
+
+def test_launch_lines_name_files_and_flags_that_there_are(run, capsys, monkeypatch):
+    """Every method under every strategy: the accelerate file exists, and the recipe knows each flag."""
+    for recipe in set(RECIPES_OF_METHODS.values()):
+        with pytest.raises(SystemExit):
+            run(recipe, "--help")
+        known = capsys.readouterr().out
+        for method, name in RECIPES_OF_METHODS.items():
+            if name == recipe:
+                for strategy in STRATEGIES:
+                    words = launch_line(method, strategy, 4, True, 2).split()
+                    assert (RECIPES.parent / words[words.index("--config_file") + 1]).is_file()
+                    assert f"recipes/{recipe}.py" in words
+                    flags = [w for w in words[words.index(f"recipes/{recipe}.py") :] if w.startswith("--")]
+                    assert [flag for flag in flags if flag not in known] == []
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: f"{path.parent.name}/{path.name}")
@@ -142,7 +194,14 @@ def test_bad_input_is_one_line(error_of, runs_csv, tmp_path):
         ([*sweep, "--hidden_sizes", "4", "8", "9"], "9 is no multiple of 2 × num_attention_heads"),
         ([*sweep, "--num_tokens", "64", "640", "960"], "64 are fewer than 20 steps of 32"),
         ([*sweep, "--num_tokens", "640", "960", "999000"], "give more num_train_examples"),
-        ([*sweep, "--budget_flops=10"], "budget"),
+        ([*sweep, "--budget_flops=10"], "budget: it allows 0 runs"),
+        (["plan"], "give one of them, a budget or a model"),
+        (["plan", "--flops=1e21", "--days=3"], "give one of them"),
+        (["plan", "--flops=1e21", "--gpus=8xH42"], "'8xH42' is no 8xH100; the devices are V100, A100"),
+        (["plan", "--flops=1e21", "--mfu=40"], "mfu: 40.0 is no share"),
+        (["plan", "--flops=1e21", "--strategy=magic"], "strategy: 'magic' is none of none, lora"),
+        (["plan", "--flops=1e21", "--law_json", runs_csv], "is no law.json"),
+        (["plan", "--model_name_or_path", tmp_path], "no config in"),
     ]
     for argv, message in cases:
         error = error_of(*argv)
