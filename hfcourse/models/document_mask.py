@@ -20,8 +20,26 @@ def document_mask(position_ids: Tensor, causal: bool = True) -> Tensor:
     return (allowed.tril() if causal else allowed).unsqueeze(1)
 
 
-def attention_mask_for(model: PreTrainedModel, allowed: Tensor) -> Tensor:
-    """The mask as this model's attention reads it: bool for sdpa, added to the scores elsewhere."""
+def attention_mask_for(model: PreTrainedModel, allowed: Tensor) -> Tensor | dict[str, Tensor]:
+    """The mask as this model's attention reads it: bool for sdpa, added to the scores elsewhere.
+
+    A model with layers of a sliding window beside others gets a mask for either kind, by its name.
+    """
+    config = model.config.get_text_config()
+    if len(set(getattr(config, "layer_types", None) or ())) < 2:
+        return _as_added(model, allowed)
+    places = torch.arange(allowed.shape[-1], device=allowed.device)
+    # A decoder's window counts the token itself; an encoder's reaches as far to either side.
+    is_causal = not allowed.triu(1).any()
+    reach = config.sliding_window - (1 if is_causal else 0)
+    near = (places[:, None] - places).abs() <= reach
+    return {
+        "full_attention": _as_added(model, allowed),
+        "sliding_attention": _as_added(model, allowed & near),
+    }
+
+
+def _as_added(model: PreTrainedModel, allowed: Tensor) -> Tensor:
     if model.config._attn_implementation == "sdpa":
         return allowed
     dtype = model.get_input_embeddings().weight.dtype

@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from hfcourse.models.document_mask import attention_mask_for, document_mask
 
@@ -44,3 +51,24 @@ def test_packed_equals_separate(name, attention, request):
         leaking = model(input_ids=input_ids).logits
     torch.testing.assert_close(packed, separate, atol=1e-5, rtol=0)
     assert (leaking - separate).abs().max() > 1e-2  # what packing does without a mask
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_sliding_windows_stay(attention):
+    """ModernBERT, one layer of three global, a window of 4 to either side: documents of up to 30 tokens, packed, give
+    what they give alone; with the global mask in the sliding layers they would not."""
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4, local_attention=8)
+    ids = dict(pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2)
+    model = ModernBertForMaskedLM(ModernBertConfig(vocab_size=300, initializer_range=0.2, **sizes, **ids)).eval()
+    model.set_attn_implementation(attention)
+    lengths = (30, 5, 17)
+    documents = [torch.randint(4, 300, (1, n), generator=torch.Generator().manual_seed(n)) for n in lengths]
+    input_ids, positions = torch.cat(documents, 1), torch.cat([torch.arange(n) for n in lengths])[None]
+    mask = attention_mask_for(model, document_mask(positions, causal=False))
+    with torch.no_grad():
+        packed = model(input_ids=input_ids, attention_mask=mask, position_ids=positions).logits
+        separate = torch.cat([model(input_ids=ids).logits for ids in documents], 1)
+        wide = model(input_ids=input_ids, attention_mask=mask["full_attention"], position_ids=positions).logits
+    torch.testing.assert_close(packed, separate, atol=1e-5, rtol=0)
+    assert (wide - separate).abs().max() > 1e-2
