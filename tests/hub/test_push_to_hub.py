@@ -1,5 +1,6 @@
-"""A trained policy goes to a Hub (on 127.0.0.1) and comes back, over the real client and the real HTTP requests."""
+"""`recipes/ppo.py --push_to_hub` to a Hub on 127.0.0.1, and back, over the real client and the real HTTP requests."""
 
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,15 @@ from safetensors.torch import load
 
 from tests.hub.loopback import loopback_hub
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
+REWARD = (
+    "def many_letters(completions, **c):\n    return [float(sum(map(str.isalpha, text))) for text in completions]\n"
+)
+PROMPTS = ("The red fox", "Mara lives", "Two apples", "What is")
+ONE_UPDATE = [
+    *("--max_steps=1", "--per_device_train_batch_size=4", "--num_generations=2", "--num_iterations=1"),
+    *("--max_completion_length=4", "--learning_rate=3e-4", "--logging_steps=1", "--save_strategy=no"),
+]
 TOKEN = "hf_notARealTokenButAsSecretAsOne"
 REPO = "student/ppo-on-the-world"
 LOAD_BACK = """
@@ -32,8 +41,12 @@ def pushed(tiny_llama_dir, tmp_path_factory):
         # huggingface_hub reads these once, when it is imported: hence processes of their own.
         env = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")}
         env |= {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN, "HF_HOME": str(folder)}
-        env |= {"PYTHONPATH": str(HERE.parent.parent), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-        run(env, str(HERE / "push_ppo.py"), tiny_llama_dir, str(folder / "out"), REPO)
+        env |= {"PYTHONPATH": f"{ROOT}:{folder}", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+        (folder / "rewards.py").write_text(REWARD)
+        (folder / "prompts.jsonl").write_text("\n".join(json.dumps({"prompt": prompt}) for prompt in PROMPTS))
+        files = ["--model_name_or_path", tiny_llama_dir, "--dataset_name", str(folder / "prompts.jsonl")]
+        files += ["--output_dir", str(folder / "out"), "--reward_funcs=rewards.many_letters"]
+        run(env, str(ROOT / "recipes/ppo.py"), *files, *ONE_UPDATE, "--push_to_hub=true", f"--hub_model_id={REPO}")
         text = run(env, "-c", LOAD_BACK, REPO, str(folder / "loaded.pt"))
         yield hub, folder / "out", torch.load(folder / "loaded.pt"), text
 
@@ -69,7 +82,7 @@ def test_the_card_tells_what_was_done(pushed, tiny_llama_dir):
     for row in (
         "| Method | PPO, [Fine-Tuning Language Models from Human Preferences](https://huggingface.co/papers/1909.",
         f"| Base model | {Path(tiny_llama_dir).name} |",
-        "| Data | world/prompts (the embedded world of hfcourse) |",
+        "| Data | prompts.jsonl (a local file or folder) |",
         "| Rewards | many_letters |",
         "| Licence | unknown: ",
         "| Steps | 1 |",

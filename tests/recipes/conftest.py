@@ -37,10 +37,10 @@ def error_of(run, capsys):
 
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory):
-    """A file of eight comparisons of unequal length, which is a file of eight prompts too."""
+    """A file of eight comparisons of unequal length, which serves as prompts and as prompts with answers too."""
     rows = [
-        {"prompt": f"Where is {name}?", "chosen": " Near the river." * (1 + i % 2), "rejected": f" No {name}."}
-        for i, name in enumerate(NAMES)
+        {"prompt": f"Where is {name}?", "completion": a, "chosen": a, "rejected": f" No {name}."}
+        for name, a in zip(NAMES, [" Near.", " Near the river, I think."] * 4, strict=True)
     ]
     path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
     Dataset.from_list(rows).to_json(path)

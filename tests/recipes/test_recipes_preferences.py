@@ -71,10 +71,10 @@ def test_chats_and_a_held_out_slice(recipe, measured, run, dialogues, rewards, t
     assert measured in json.loads((tmp_path / "out" / "all_results.json").read_text())
 
 
-@pytest.mark.parametrize("recipe", ["reward", "dpo", "ppo"])
+@pytest.mark.parametrize("recipe", ["sft", "reward", "dpo", "ppo", "reinforce"])
 def test_resuming(recipe, run, pairs, rewards, tiny_llama_dir, tmp_path, capsys):
     flags = ["--model_name_or_path", tiny_llama_dir, "--dataset_name", pairs, *TWO_STEPS, "--save_steps=1"]
-    flags += [*rewards, "--max_completion_length=4", "--num_iterations=1"] if recipe == "ppo" else []
+    flags += [*rewards, "--max_completion_length=4", "--num_iterations=1"] if recipe in ("ppo", "reinforce") else []
     flags += ["--output_dir", tmp_path / "out", "--resume_from_checkpoint=auto"]
     run(recipe, *flags)
     assert "resuming" not in capsys.readouterr().out

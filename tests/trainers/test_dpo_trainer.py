@@ -169,6 +169,17 @@ def test_what_is_not_ours_stays_the_parents(make_trainer):
         torch.testing.assert_close(ours.compute_loss(ours.model, batch), theirs.compute_loss(theirs.model, batch))
 
 
+def test_pairs_without_room_for_an_answer_are_left_out_and_counted(make_trainer, caplog):
+    """A prompt of max_length tokens or more would leave both answers without a token: a pair that teaches nothing."""
+    rows = [*PAIRS, {**PAIRS[0], "prompt": "Mara lives in Oakton. " * 20}]
+    with caplog.at_level("WARNING", logger="hfcourse.trainers.dpo_trainer"):
+        trainer = make_trainer(rows, max_length=32)
+    assert len(trainer.train_dataset) == 4
+    assert "1 of 5 train pairs are left out" in caplog.text
+    with pytest.raises(InputError, match="max_length=32: every prompt of the train set is longer"):
+        make_trainer(rows[4:], max_length=32)
+
+
 def test_resume_equals_no_kill(make_trainer, tmp_path):
     settings = dict(max_steps=4, save_strategy="steps", save_steps=2)
     straight = make_trainer(output_dir=str(tmp_path / "a"), **settings)

@@ -108,6 +108,15 @@ def test_there_and_back(config_class, tmp_path):
     assert {k: v for k, v in config_class(**dictionary).to_dict().items() if k in dictionary} == dictionary
 
 
+def test_the_token_is_not_pickled(tmp_path):
+    """training_args.bin is a pickle of the arguments, and a push uploads it."""
+    args = SFTConfig(str(tmp_path), hub_token="hf_secret")
+    torch.save(args, tmp_path / "training_args.bin")
+    assert b"hf_secret" not in (tmp_path / "training_args.bin").read_bytes()
+    assert torch.load(tmp_path / "training_args.bin", weights_only=False).output_dir == str(tmp_path)
+    assert args.hub_token == "hf_secret"
+
+
 def test_a_checkpointing_flag_warns_of_nothing(tmp_path, recwarn):
     SFTConfig(str(tmp_path), gradient_checkpointing=True)
     assert not [w for w in recwarn if "gradient_checkpointing" in str(w.message)]
