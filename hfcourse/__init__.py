@@ -37,6 +37,7 @@ _HOME = {
     "hfcourse.trainers.causal_lm_trainer": ("CausalLMConfig", "CausalLMTrainer"),
     "hfcourse.trainers.masked_lm_trainer": ("MaskedLMConfig", "MaskedLMTrainer"),
     "hfcourse.trainers.span_corruption_trainer": ("SpanCorruptionConfig", "SpanCorruptionTrainer"),
+    "hfcourse.trainers.embeddings_trainer": ("EmbeddingsConfig", "EmbeddingsTrainer"),
     "hfcourse.trainers.sft_trainer": ("SFTConfig", "SFTTrainer"),
     "hfcourse.trainers.reward_trainer": ("RewardConfig", "RewardTrainer"),
     "hfcourse.trainers.reinforce_trainer": ("REINFORCEConfig", "REINFORCETrainer"),
@@ -79,6 +80,10 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
         CausalLMTrainer as CausalLMTrainer,
     )
     from hfcourse.trainers.dpo_trainer import DPOConfig as DPOConfig, DPOTrainer as DPOTrainer
+    from hfcourse.trainers.embeddings_trainer import (
+        EmbeddingsConfig as EmbeddingsConfig,
+        EmbeddingsTrainer as EmbeddingsTrainer,
+    )
     from hfcourse.trainers.masked_lm_trainer import (
         MaskedLMConfig as MaskedLMConfig,
         MaskedLMTrainer as MaskedLMTrainer,

@@ -9,6 +9,7 @@ _MODULE_OF = {
         "causal_lm": "CausalLM",
         "masked_lm": "MaskedLM",
         "span_corruption": "SpanCorruption",
+        "embeddings": "Embeddings",
         "sft": "SFT",
         "reward": "Reward",
         "reinforce": "REINFORCE",
@@ -26,6 +27,10 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
         CausalLMTrainer as CausalLMTrainer,
     )
     from hfcourse.trainers.dpo_trainer import DPOConfig as DPOConfig, DPOTrainer as DPOTrainer
+    from hfcourse.trainers.embeddings_trainer import (
+        EmbeddingsConfig as EmbeddingsConfig,
+        EmbeddingsTrainer as EmbeddingsTrainer,
+    )
     from hfcourse.trainers.masked_lm_trainer import (
         MaskedLMConfig as MaskedLMConfig,
         MaskedLMTrainer as MaskedLMTrainer,
