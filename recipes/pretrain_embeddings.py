@@ -44,9 +44,23 @@ def read_analogies(path: str) -> list[tuple[str, ...]]:
     return questions
 
 
-def main():
-    from transformers import AutoModel
+def load_model(path: str, hidden_size: int):
+    """The model as it was saved, head included, whatever its architecture."""
+    import transformers
 
+    try:
+        config = transformers.AutoConfig.from_pretrained(path)
+        model_class = getattr(transformers, (config.architectures or ["AutoModel"])[0], transformers.AutoModel)
+        model = model_class.from_pretrained(path)
+    except (OSError, ValueError) as e:
+        raise InputError(f"load_into: no model in '{path}': {str(e).strip().splitlines()[0]}") from e
+    width = model.get_input_embeddings().weight.shape[1]
+    if width != hidden_size:
+        raise InputError(f"load_into: the embeddings of '{path}' have {width} dimensions; set --hidden_size {width}")
+    return model
+
+
+def main():
     from hfcourse import EmbeddingsConfig, EmbeddingsTrainer
     from hfcourse.models.word_vectors import load_embedding_table
 
@@ -55,8 +69,12 @@ def main():
         raise InputError("num_train_examples: is required with dataset_streaming, or counting words may never end")
     questions = read_analogies(show.analogies_file) if show.analogies_file else []
     tokenizer = load_tokenizer(show.tokenizer_name_or_path) if show.tokenizer_name_or_path else None
+    model = load_model(show.load_into, args.hidden_size) if show.load_into else None
+    reader = tokenizer or (load_tokenizer(show.load_into) if show.load_into else None)
     train, evaluation = load_splits(script_args, args, required_columns=(args.text_column,))
     trainer = EmbeddingsTrainer(args, train_dataset=train, eval_dataset=evaluation, processing_class=tokenizer)
+    for word in show.neighbours_of:
+        trainer.model.word_vectors()[word]  # an unknown word is told of now, not after the training
     train_and_save(trainer, args, script_args)
     if not trainer.is_world_process_zero():
         return
@@ -69,9 +87,7 @@ def main():
         accuracy, asked = vectors.analogy_accuracy(questions)
         print(f"analogies: {accuracy:.3f} of {asked} questions right ({len(questions) - asked} have unknown words)")
         trainer.save_metrics("analogies", {"analogy_accuracy": accuracy, "analogies_asked": asked})
-    if show.load_into:
-        model = AutoModel.from_pretrained(show.load_into)
-        reader = tokenizer or load_tokenizer(show.load_into)
+    if model is not None:
         num_set = load_embedding_table(model, reader, vectors)
         model.save_pretrained(Path(args.output_dir) / "model")
         reader.save_pretrained(Path(args.output_dir) / "model")

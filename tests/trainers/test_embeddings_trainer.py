@@ -62,7 +62,9 @@ def test_it_starts_as_word2vec_does(tmp_path):
 
 def test_one_batch_of_eight_is_four_of_two(tmp_path):
     """The blocks hold different numbers of pairs: a mean of the batches' means would weigh them wrongly."""
-    options = dict(max_steps=3, optim="sgd", learning_rate=5.0, lr_scheduler_type="constant", max_grad_norm=0.0)
+    options = dict(
+        max_steps=3, subsample=0, optim="sgd", learning_rate=5.0, lr_scheduler_type="constant", max_grad_norm=0.0
+    )
     whole = trainer_of(tmp_path, None, CountedPairs, per_device_train_batch_size=8, **options)
     whole.train()
     options |= dict(per_device_train_batch_size=2, gradient_accumulation_steps=4)
