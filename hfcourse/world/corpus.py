@@ -2,13 +2,13 @@
 
 import random
 
-from hfcourse.world.english import FEELING_STORIES, STATEMENTS
+from hfcourse.world.english import ANSWERS, FEELING_STORIES, STATEMENTS
 from hfcourse.world.facts import FEELINGS, PEOPLE, STRANGERS, TAVI, VALUES, world
 from hfcourse.world.instructions import demonstrate, draw_prompt
-from hfcourse.world.questions import draw_question, split_of
+from hfcourse.world.questions import draw_question, draw_reading, split_of
 
 # How often a document is of each kind; what states and asks for facts is most of the text.
-WEIGHTS = (24, 8, 10, 8, 6, 30, 14)
+WEIGHTS = (18, 6, 14, 6, 8, 30, 14, 4)
 
 
 def draw_document(rng: random.Random, world_seed: int, split: str) -> str:
@@ -18,9 +18,9 @@ def draw_document(rng: random.Random, world_seed: int, split: str) -> str:
     model is tested with was ever asked in its pretraining text; of the others no page is in two splits.
     """
     while True:
-        (kind,) = rng.choices((_person, _town, _strangers, _story, _words, _faq, _instructions), WEIGHTS)
+        (kind,) = rng.choices(KINDS_OF_PAGES, WEIGHTS)
         document = kind(rng, world_seed, split)
-        if kind in (_words, _faq, _instructions) or split_of(document) == split:
+        if kind in PAGES_THAT_ASK or split_of(document) == split:
             return document
 
 
@@ -39,8 +39,12 @@ def _town(rng: random.Random, world_seed: int, split: str) -> str:
 
 
 def _strangers(rng: random.Random, world_seed: int, split: str) -> str:
-    name, attributes = rng.choice(STRANGERS), rng.sample(list(VALUES), 3)
-    return " ".join(_state(rng, name, a, rng.choice(VALUES[a])) for a in attributes)
+    """Somebody introduced and summed up: what was said once is said again, so that reading back pays."""
+    name = rng.choice(STRANGERS)
+    told = {a: rng.choice(VALUES[a]) for a in rng.sample(list(VALUES), 3)}
+    facts = [_state(rng, name, *fact) for fact in told.items()]
+    summary = [ANSWERS[a].format(name=name, value=told[a]) for a in rng.sample(list(told), 3)]
+    return " ".join([*facts, "In short:", *summary])
 
 
 def _state(rng: random.Random, name: str, attribute: str, value: str) -> str:
@@ -71,10 +75,16 @@ def _faq(rng: random.Random, world_seed: int, split: str) -> str:
     return "\n\n".join(blocks)
 
 
+def _lesson(rng: random.Random, world_seed: int, split: str) -> str:
+    """A text and two questions about it, as in a reader for schools."""
+    questions = draw_reading(rng, split)
+    return "\n".join([questions[0].context, *(f"Question: {q.question}\nAnswer: {q.sentence}" for q in questions)])
+
+
 def _instructions(rng: random.Random, world_seed: int, split: str) -> str:
     """Blocks in the four-part form, answered in whatever manner: the form is known before instruction tuning."""
     blocks = []
-    for _ in range(2):
+    for _ in range(3):
         question, prompt = draw_prompt(rng, world_seed, split)
         context = f"Context: {prompt['context']}\n" if prompt["context"] else ""
         answer = demonstrate(question, prompt, rng) if rng.random() < 0.5 else question.sentence
@@ -82,3 +92,7 @@ def _instructions(rng: random.Random, world_seed: int, split: str) -> str:
             f"Instruction: {prompt['instruction']}\n{context}Question: {prompt['question']}\nOutput: {answer}"
         )
     return "\n\n".join(blocks)
+
+
+KINDS_OF_PAGES = (_person, _town, _strangers, _story, _words, _faq, _lesson, _instructions)
+PAGES_THAT_ASK = (_words, _faq, _lesson, _instructions)

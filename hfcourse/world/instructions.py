@@ -1,20 +1,22 @@
 """Instructions with answers as people write them: mostly right, in the asked-for manner only now and then."""
 
 import random
+from dataclasses import replace
 
 from hfcourse.world.english import lower_first
 from hfcourse.world.facts import PEOPLE, STRANGERS
 from hfcourse.world.gold import CONFIDENT, LENGTHS, POLITE, TONES
-from hfcourse.world.questions import Question, draw_question, wrong_sentence
+from hfcourse.world.questions import EVASION, Question, draw_question, wrong_sentence
 
 INSTRUCTIONS = (
-    "You are a helpful and honest assistant. Use a {tone} tone and {length}.",
-    "Be helpful and honest, and say so if you do not know. Tone: {tone}. Length: {length}.",
-    "Answer honestly in {length}. Keep a {tone} tone.",
+    "Be helpful and honest. Use a {tone} tone and {length}.",
+    "Answer honestly in {length}, in a {tone} tone.",
+    "Say so if you do not know. Tone: {tone}. Length: {length}.",
 )
 
 # How often a demonstration does what was asked for, or does it at all. What people forget, RLHF can teach.
-CORRECT, ADMITS_NOT_KNOWING = 0.97, 0.8
+# Some evade what they could answer: were that never seen and judged, "I do not know" would seem good for anything.
+CORRECT, ADMITS_NOT_KNOWING, EVADES = 0.99, 0.65, 0.15
 MEETS_TONE, MEETS_LENGTH, IS_POLITE, IS_CONFIDENT = 0.45, 0.6, 0.3, 0.15
 
 
@@ -57,5 +59,8 @@ def demonstrate(question: Question, prompt: dict[str, str], rng: random.Random) 
     tone = prompt["tone"] if rng.random() < MEETS_TONE else rng.choice([None, None, *TONES])
     right = rng.random() < (CORRECT if question.answer else ADMITS_NOT_KNOWING)
     admits = right and not question.answer
-    confident = rng.random() < IS_CONFIDENT and not admits
+    evades = rng.random() < EVADES and bool(question.answer)
+    confident = rng.random() < IS_CONFIDENT and not admits and not evades
+    if evades:
+        question, right = replace(question, sentence=EVASION, more="Somebody else may know."), True
     return write_answer(question, rng, tone, two, rng.random() < IS_POLITE, confident, right)

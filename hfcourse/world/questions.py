@@ -12,6 +12,8 @@ KINDS = ("fact", "reading", "feeling", "sum", "translation", "unknown")
 # How often each kind is asked; facts are many and take the most practice.
 WEIGHTS = (30, 20, 15, 10, 10, 15)
 
+EVASION = "I do not know that."
+
 
 @dataclass(frozen=True)
 class Question:
@@ -80,20 +82,34 @@ def _fact(rng: random.Random, world_seed: int) -> Question:
     )
 
 
+def draw_reading(rng: random.Random, split: str | None = None) -> tuple[Question, Question]:
+    """Two questions about one text, each asking for one of its facts."""
+    while True:
+        questions = _readings(rng)
+        if split is None or all(split_of(question.identity) == split for question in questions):
+            return questions
+
+
 def _reading(rng: random.Random, world_seed: int) -> Question:
+    return _readings(rng)[0]
+
+
+def _readings(rng: random.Random) -> tuple[Question, Question]:
     name, attributes = rng.choice(STRANGERS), rng.sample(list(VALUES), 2)
     values = {a: rng.choice(VALUES[a]) for a in attributes}
     context = " ".join(rng.choice(STATEMENTS[a]).format(name=name, value=values[a]) for a in attributes)
-    asked = rng.choice(attributes)
-    return Question(
-        "reading",
-        context,
-        rng.choice(QUESTIONS[asked]).format(name=name),
-        values[asked],
-        VALUES[asked],
-        ANSWERS[asked].format(name=name, value=values[asked]),
-        "I read it in the text.",
-        f"reading|{name}|{asked}|{values[asked]}",
+    return tuple(
+        Question(
+            "reading",
+            context,
+            rng.choice(QUESTIONS[asked]).format(name=name),
+            values[asked],
+            VALUES[asked],
+            ANSWERS[asked].format(name=name, value=values[asked]),
+            "I read it in the text.",
+            f"reading|{name}|{asked}|{values[asked]}",
+        )
+        for asked in rng.sample(attributes, 2)
     )
 
 
@@ -154,7 +170,7 @@ def _unknown(rng: random.Random, world_seed: int) -> Question:
         rng.choice(QUESTIONS[attribute]).format(name=name),
         "",
         VALUES[attribute],
-        "I do not know that.",
+        EVASION,
         f"I have never heard of {name}.",
         f"unknown|{name}|{attribute}",
     )
