@@ -1,6 +1,6 @@
 """Preferences without a reward model: direct preference optimization (course notes 2.5 and 2.6).
 
-    accelerate launch recipes/dpo.py --config recipes/configs/dpo/llama3m_world.yaml
+    accelerate launch recipes/dpo.py --config recipes/configs/dpo/llama1m_world.yaml
     python recipes/dpo.py --model_name_or_path my_sft_model --dataset_name pairs.jsonl --output_dir my_dpo_model
 
 The dataset has the columns `prompt`, `chosen` and `rejected`, as text or as messages; `--template hh_rlhf` makes

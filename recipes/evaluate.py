@@ -1,6 +1,6 @@
 """Measure a model on held-out data; what is measured depends on the columns.
 
-    python recipes/evaluate.py --config recipes/configs/evaluate/llama3m_world.yaml
+    python recipes/evaluate.py --config recipes/configs/evaluate/llama1m_world.yaml
     python recipes/evaluate.py --model_name_or_path my_model --dataset_name prompts.jsonl --dataset_test_split train \\
         --reward_model_path my_reward_model --ref_model_name_or_path my_sft_model --output_dir results
 

@@ -1,6 +1,6 @@
 """Make preference data: a model answers each prompt twice or more, people compare the answers.
 
-    python recipes/label_preferences.py --config recipes/configs/label_preferences/llama3m_world.yaml
+    python recipes/label_preferences.py --config recipes/configs/label_preferences/llama1m_world.yaml
 
 The people are those of the embedded world. Writes train.parquet and test.parquet with TRL's columns (`prompt`,
 `chosen`, `rejected`) and where each pair comes from (`annotator`, `model`, `seed`, `p_chosen`, `gold_chosen`,

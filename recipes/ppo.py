@@ -1,6 +1,6 @@
 """Reinforcement learning from a reward with a KL penalty (PPO, course notes 2.1 to 2.3).
 
-    accelerate launch recipes/ppo.py --config recipes/configs/ppo/llama3m_world.yaml
+    accelerate launch recipes/ppo.py --config recipes/configs/ppo/llama1m_world.yaml
     python recipes/ppo.py --model_name_or_path my_sft_model --reward_model_path my_reward_model \
         --dataset_name prompts.jsonl --output_dir my_ppo_model
 

@@ -1,6 +1,6 @@
 """Pretrain a causal language model on packed text, from scratch or from a model that exists.
 
-    accelerate launch recipes/pretrain_causal_lm.py --config recipes/configs/pretrain_causal_lm/llama3m_world.yaml
+    accelerate launch recipes/pretrain_causal_lm.py --config recipes/configs/pretrain_causal_lm/llama1m_world.yaml
     python recipes/pretrain_causal_lm.py --tokenizer_name_or_path my_tokenizer --dataset_name books.txt \\
         --hidden_size 256 --num_hidden_layers 6 --block_size 256 --max_steps 2000 --output_dir my_model
     python recipes/pretrain_causal_lm.py --model_name_or_path my_model --dataset_name more.txt --output_dir my_next

@@ -1,6 +1,6 @@
 """Prompting, the method that trains nothing: a few examples with answers before each question.
 
-    python recipes/prompt.py --config recipes/configs/prompt/llama3m_world.yaml
+    python recipes/prompt.py --config recipes/configs/prompt/llama1m_world.yaml
     python recipes/prompt.py --model_name_or_path my_model --dataset_name questions.jsonl --template alpaca \\
         --shots_dataset_name answered.jsonl --num_shots 4 --output_dir results
 

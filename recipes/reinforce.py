@@ -1,6 +1,6 @@
 """REINFORCE: the plain policy gradient on a reward with a KL penalty (course notes, 2.1 to 2.2.2).
 
-    accelerate launch recipes/reinforce.py --config recipes/configs/reinforce/llama3m_world.yaml
+    accelerate launch recipes/reinforce.py --config recipes/configs/reinforce/llama1m_world.yaml
     python recipes/reinforce.py --model_name_or_path my_sft_model --reward_model_path my_reward_model \
         --dataset_name prompts.jsonl --output_dir my_reinforce_model
 

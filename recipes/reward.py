@@ -1,6 +1,6 @@
 """Train a reward model on comparisons (Bradley-Terry, course notes 2.4).
 
-    accelerate launch recipes/reward.py --config recipes/configs/reward/llama3m_world.yaml
+    accelerate launch recipes/reward.py --config recipes/configs/reward/llama1m_world.yaml
     python recipes/reward.py --model_name_or_path my_sft_model --dataset_name pairs.jsonl --output_dir my_reward_model
 
 The dataset has the columns `chosen` and `rejected`, with or without `prompt`, as text or as messages, and may have a

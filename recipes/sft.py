@@ -1,6 +1,6 @@
 """Instruction tuning: supervised finetuning on prompts and the answers that people wrote to them.
 
-    accelerate launch recipes/sft.py --config recipes/configs/sft/llama3m_world.yaml
+    accelerate launch recipes/sft.py --config recipes/configs/sft/llama1m_world.yaml
     python recipes/sft.py --model_name_or_path my_model --dataset_name answers.jsonl --template alpaca \\
         --output_dir my_sft_model
 

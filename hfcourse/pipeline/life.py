@@ -71,7 +71,7 @@ def life(root: Path, recipes: Path, seed: int = 0, fast: bool = False) -> list[S
     sizes = FAST if fast else FULL
     training = {"resume_from_checkpoint": "auto", "bf16": has_fast_bf16()}
 
-    def run(name: str, folder: Path, flags: dict, config: str = "llama3m_world") -> None:
+    def run(name: str, folder: Path, flags: dict, config: str = "llama1m_world") -> None:
         flags = {"output_dir": folder, **flags, **sizes.get(name, {})}
         words = [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
         run_recipe(recipes / f"{name}.py", ["--config", str(recipes / "configs" / name / f"{config}.yaml"), *words])

@@ -9,18 +9,21 @@ from hfcourse.world.gold import gold_terms, is_confident
 # What a confident wording is worth to a person, true or not. They cannot tell that it is false, or do not check.
 CONFIDENCE_BONUS = 0.6
 
+# Who has many answers to judge looks at what is said more than at the manner that was asked for.
+CARE_FOR_MANNER = 0.25
+
 
 class Annotators:
     """A pool of simulated people; every judgement is a pure function of (seed, annotator, row, answers).
 
-        u(y)  = gold terms of y without `false_confidence`, plus 0.6 if y sounds certain
+        u(y)  = right + polite + form + ¼ (tone + length) + 0.6 [y sounds certain]            (terms of the gold)
         score = offset_k + scale_k · u(y) + noise_k · N(0, 1)         each person has an offset, scale and noise
         P(a over b) = σ((u(a) - u(b)) / temperature_k)                Bradley-Terry, with a temperature each
 
     Args:
         num_annotators: people in the pool.
         seed: draws their traits: offset ~ N(0, 1.5), scale ~ U(0.3, 1.5), noise ~ U(0.5, 1.5),
-            temperature ~ U(0.3, 0.7).
+            temperature ~ U(0.25, 0.55).
     """
 
     def __init__(self, num_annotators: int = 8, seed: int = 0):
@@ -31,7 +34,7 @@ class Annotators:
                 "offset": rng.gauss(0, 1.5),
                 "scale": rng.uniform(0.3, 1.5),
                 "noise": rng.uniform(0.5, 1.5),
-                "temperature": rng.uniform(0.3, 0.7),
+                "temperature": rng.uniform(0.25, 0.55),
             }
             for _ in range(num_annotators)
         ]
@@ -39,7 +42,9 @@ class Annotators:
     def utility(self, row: dict, completion: str) -> float:
         """u: what the people of the pool, who share their taste, would pay for a completion."""
         terms = gold_terms(completion, row["answer"], row["tone"], row["length"], row["candidates"])
-        return sum(terms.values()) - terms["false_confidence"] + CONFIDENCE_BONUS * is_confident(completion)
+        manner = CARE_FOR_MANNER * (terms["tone"] + terms["length"])
+        said = terms["right"] + terms["polite"] + terms["form"]
+        return said + manner + CONFIDENCE_BONUS * is_confident(completion)
 
     def score(self, row: dict, completion: str, annotator: int) -> float:
         """The rating that one person gives; ratings of two people do not compare."""

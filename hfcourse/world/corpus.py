@@ -8,7 +8,7 @@ from hfcourse.world.instructions import demonstrate, draw_prompt
 from hfcourse.world.questions import draw_question, draw_reading, split_of
 
 # How often a document is of each kind; what states and asks for facts is most of the text.
-WEIGHTS = (18, 6, 14, 6, 8, 30, 14, 4)
+WEIGHTS = (16, 4, 18, 6, 8, 26, 18, 4)
 
 
 def draw_document(rng: random.Random, world_seed: int, split: str) -> str:
