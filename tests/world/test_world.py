@@ -110,9 +110,9 @@ def test_every_split_has_every_kind_of_question_and_the_corpus_states_every_fact
 def test_demonstrations_are_mostly_right_and_leave_room():
     rows = load("instructions", num_examples=2000)
     truth = {c: rows[c] for c in TRUTH}
-    # 85 % can be answered, of which 80 % are and 99 % of those rightly; of the others 60 % admit it: 0.763 by the rates
+    # 85 % can be answered, 80 % of these are, 99 % of those rightly; 60 % admit the others: 0.763 by the rates
     assert 0.74 < fmean(is_right(r["output"], r["answer"], r["candidates"]) for r in rows) < 0.8
-    assert 2.4 < fmean(gold_reward(None, rows["output"], **truth)) < 2.8  # the best is 3.5
+    assert 2.1 < fmean(gold_reward(None, rows["output"], **truth)) < 2.4  # the best is 3.5
     terms = [gold_terms(r["output"], *(r[c] for c in TRUTH)) for r in rows]
     for term, low, high in (("tone", 0.25, 0.31), ("length", 0.27, 0.34), ("polite", 0.13, 0.17), ("form", 0, 0)):
         assert low <= fmean(t[term] for t in terms) <= high, term
