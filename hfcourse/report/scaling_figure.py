@@ -84,7 +84,7 @@ def _draw_isoflops(axes: Axes, law: ScalingLaw, flops, n, loss) -> None:
     for budget in budgets:
         axes.plot(line, law.loss(line, budget / (FLOPS_PER_PARAM_TOKEN * line)), color=shade(budget), linewidth=1.2)
         near = np.abs(np.log(flops / budget)) < 0.35
-        axes.plot(n[near], loss[near], "o", color=shade(budget), markersize=4, label=f"C = {_short(budget)}")
+        axes.plot(n[near], loss[near], "o", color=shade(budget), markersize=4, label=f"C = {budget:.1e}")
     axes.plot(law.compute_optimal(budgets)[0], law.optimal_loss(budgets), "x--", color=ORANGE, label="N*(C)")
     axes.set(xlabel="parameters N", title="isoFLOP curves of the law, runs within 40 %")
     axes.set_ylim(loss.min() / 1.05, loss.max() * 1.2)
@@ -105,6 +105,7 @@ def _shades(values):
 
 
 def _short(value: float) -> str:
+    value = float(f"{value:.3g}")  # 999,936 is 1 M, not 1000 k
     for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if unit <= value < 1e12:
             return f"{value / unit:.3g} {name}"
