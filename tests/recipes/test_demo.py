@@ -90,7 +90,7 @@ def test_minutes_are_those_of_the_stages(life, results):
 
 
 def test_costs_by_hand(life, results):
-    """Pretraining: 6 N D with D = 30 steps × 16 rows × 256 tokens, N read from the weights."""
+    """Pretraining: 6 N D with D = 30 steps × 8 rows × 256 tokens, N read from the weights."""
     methods, n = results["methods"], results["methods"]["pretrained"]["parameters_changed"]
     assert methods["pretrained"]["flops"] == 6 * n * 30 * 8 * 256
     assert methods["prompted"]["flops"] == methods["prompted"]["parameters_changed"] == 0
