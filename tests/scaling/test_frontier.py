@@ -77,6 +77,16 @@ def test_the_envelope_finds_a_planted_law():
     assert frontier.num_params * frontier.num_tokens * 6 == pytest.approx(frontier.flops)
 
 
+def test_a_run_is_not_read_beyond_its_end():
+    """The middle size is best by far, but was stopped at 10⁹ tokens: no budget above 6·10⁷·10⁹ is given to it."""
+    d = np.geomspace(1e7, 1e11, 50)
+    short = np.geomspace(1e7, 1e9, 20)
+    runs = [(1e6, d, np.full(50, 4.0)), (1e7, short, np.full(20, 2.0)), (1e8, d, np.full(50, 3.0))]
+    frontier = training_curve_envelope(runs)
+    assert set(frontier.num_params) == {1e7}
+    assert 0.9 * 6e16 < frontier.flops.max() <= 6e16
+
+
 def test_the_schedule_bends_the_envelope():
     """What the learning rate's schedule does to N* ∝ C^a, planted in the curves.
 
