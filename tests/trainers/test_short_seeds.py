@@ -1,6 +1,6 @@
 """One short seed of each trainer on the enumerable world, scored exactly; `benchmarks/exact.py` trains to the end.
 
-They start 0.721 nats from the optimum. The bounds leave a third to what was measured (in the docstrings).
+They start 0.721 nats from the optimum. The docstrings say where this seed ended; other threads round otherwise.
 """
 
 import pytest
@@ -25,15 +25,15 @@ def settings(tmp_path, world):
 
 
 def test_ppo_comes_near_the_optimum(world, settings):
-    """25 rollouts of 256 answers, 4 updates each: 0.073 nats."""
+    """25 rollouts of 256 answers, 4 updates each: 0.022 nats."""
     args = PPOConfig(**settings, per_device_train_batch_size=256, max_completion_length=4, max_steps=100)
     trainer = PPOTrainer(world.policy(), world.reward, args, world.prompts(256), processing_class=world.tokenizer)
     trainer.train()
-    assert world.score(trainer.model)["kl_to_optimum"] < 0.1
+    assert world.score(trainer.model)["kl_to_optimum"] < 0.035
 
 
 def test_reinforce_comes_near_the_optimum(world, settings):
-    """40 rollouts of 256 answers, one update each: 0.063 nats."""
+    """40 rollouts of 256 answers, one update each: 0.013 nats."""
     args = REINFORCEConfig(
         **settings, per_device_train_batch_size=256, max_completion_length=4, max_steps=40, num_generations=4,
         baseline="leave_one_out",
@@ -42,13 +42,13 @@ def test_reinforce_comes_near_the_optimum(world, settings):
         world.policy(), world.reward, args, world.prompts(256), processing_class=world.tokenizer
     )
     trainer.train()
-    assert world.score(trainer.model)["kl_to_optimum"] < 0.1
+    assert world.score(trainer.model)["kl_to_optimum"] < 0.025
 
 
 def test_dpo_comes_nearer_the_optimum(world, settings):
-    """Once over 6,000 pairs, labelled as Bradley-Terry draws them: 0.168 nats."""
+    """Once over 6,000 pairs, labelled as Bradley-Terry draws them: 0.078 nats."""
     args = DPOConfig(**settings | {"learning_rate": 1e-3}, per_device_train_batch_size=64, num_train_epochs=1)
     pairs = world.preferences(6000)
     trainer = DPOTrainer(world.policy(), args=args, train_dataset=pairs, processing_class=world.tokenizer)
     trainer.train()
-    assert world.score(trainer.model)["kl_to_optimum"] < 0.25
+    assert world.score(trainer.model)["kl_to_optimum"] < 0.12
