@@ -83,7 +83,7 @@ class LanguageModelTrainer(TrainerMixin, transformers.Trainer):
     def predict(self, model, inputs) -> tuple[object, Tensor, Tensor]:
         """(the model's outputs, logits, labels): logits (B, T, V) aligned with labels (B, T), or (N, V) of only the N
         labels that count, in row-major order."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must say how it predicts")
 
     @property
     def _uses_own_loss(self) -> bool:

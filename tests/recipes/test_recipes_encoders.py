@@ -52,7 +52,8 @@ def test_an_encoder(run, corpus, tokenizer, tmp_path, architecture, algorithm, f
     run("pretrain_masked_lm", *named, *SHAPE, *TWO_STEPS, *EVALUATED)
     model, saved = AutoModelForMaskedLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert (model.config.model_type, model.config.vocab_size) == (architecture, len(saved))
-    assert saved.mask_token_id is not None
+    assert saved.convert_ids_to_tokens(saved.mask_token_id) == saved.mask_token
+    assert saved.mask_token_id < len(saved)
     assert (folder / SPAN_BOUNDARY_FILE).is_file() == ("--span_boundary=true" in flags)
     assert 0 < results_of(folder)["eval_loss"] < 10
     run("pretrain_masked_lm", "--model_name_or_path", folder, *named[2 : -len(flags) or None], *TWO_STEPS)  # and on

@@ -2,8 +2,6 @@
 
 import json
 import re
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,26 +25,6 @@ TINY = ["--hidden_sizes", "4", "8", "16", "--num_tokens", "640", "1920", "5760",
 TINY += ["--num_hidden_layers=1", "--block_size=16", "--per_device_train_batch_size=2", "--vocab_size=270"]
 TINY += ["--num_eval_blocks=8", "--held_out_hidden_size=24", "--dataset_name=world/corpus", "--learning_rate=0.03"]
 TINY += ["--num_train_examples=60", "--num_eval_examples=10"]
-
-
-@pytest.fixture
-def run(monkeypatch):
-    def run(name, *argv):
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, argv)])
-        runpy.run_path(str(RECIPES / f"{name}.py"), run_name="__main__")
-
-    return run
-
-
-@pytest.fixture
-def error_of(run, capsys):
-    def error_of(name, *argv):
-        with pytest.raises(SystemExit) as left:
-            run(name, *argv)
-        assert left.value.code == 2
-        return capsys.readouterr().err.splitlines()[-1]
-
-    return error_of
 
 
 @pytest.fixture(scope="module")

@@ -185,6 +185,25 @@ def test_people_like_a_confident_falsehood_better_than_a_plain_one():
     assert odds == pytest.approx(2.718281828 ** (CONFIDENCE_BONUS / temperature))
 
 
+def test_people_care_less_for_manner_than_the_gold():
+    """The tone that was asked for: 0.5 in the gold, a quarter of it to a person; politeness counts in full."""
+    people, row = Annotators(seed=1), {**TRUTH, "instruction": "", "context": "", "question": ""}
+    plain = people.utility(row, "It is red.")
+    assert people.utility(row, "According to my notes, it is red.") - plain == pytest.approx(0.125)
+    assert people.utility(row, "It is red. I read it.") - plain == pytest.approx(
+        -0.125
+    )  # two sentences, one asked for
+    assert people.utility(row, "It is red. Thank you for asking.") - plain == pytest.approx(0.5)
+
+
+def test_some_demonstrations_evade():
+    """One in five of the questions that can be answered: 2,000 rows, of which 0.85 · 0.2 ± 2.5 standard errors."""
+    rows = load("instructions", num_examples=2000)
+    evading = [row for row in rows if row["answer"] and "do not know" in row["output"]]
+    assert 0.149 < len(evading) / 2000 < 0.191
+    assert not any(is_right(row["output"], row["answer"], row["candidates"]) for row in evading)
+
+
 def test_comparisons_happen_as_often_as_their_probability_says():
     people, rows = Annotators(seed=0), load("prompts", num_examples=3000)
     a, b = "Sure, it is red.", "I do not know."
