@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import random
 import subprocess
 import sys
 from collections import Counter
@@ -18,7 +19,7 @@ from hfcourse.world.annotators import CONFIDENCE_BONUS
 from hfcourse.world.english import STATEMENTS
 from hfcourse.world.facts import PEOPLE, VALUES, world
 from hfcourse.world.gold import POLITE, TONES
-from hfcourse.world.questions import KINDS, WEIGHTS
+from hfcourse.world.questions import KINDS, WEIGHTS, draw_reading, split_of
 
 NAMES = ("corpus", "text_to_text", "prompts", "instructions", "chat", "multiple_choice")
 GOLDEN = Path(__file__).parent / "golden_samples.txt"
@@ -94,6 +95,17 @@ def test_a_question_has_one_split_in_every_dataset():
     trained = [asked(row) for name in NAMES for row in load(name, "train", 2000)]
     assert len(tested) > 15
     assert not [text for text in trained if any(question in text for question in tested)]
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_both_questions_about_a_text_are_of_its_split(split):
+    """A lesson asks twice; a second question of another split would give a test question away in pretraining."""
+    drawn = [draw_reading(random.Random(i), split) for i in range(200)]
+    assert {split_of(question.identity) for pair in drawn for question in pair} == {split}
+    for first, second in drawn:
+        assert first.context == second.context
+        assert first.question != second.question
+        assert all(question.answer in question.context for question in (first, second))
 
 
 def test_every_split_has_every_kind_of_question_and_the_corpus_states_every_fact():
