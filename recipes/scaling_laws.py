@@ -37,7 +37,7 @@ def main():
         raise InputError(f"csv_columns: {args.csv_columns} are not three names: parameters, tokens, loss")
 
     from hfcourse.pipeline.files import write_json, write_text
-    from hfcourse.pipeline.law_report import REPLICATION, describe_law, describe_sweep, read_runs
+    from hfcourse.pipeline.law_report import describe_law, describe_sweep, law_text, read_runs
 
     folder = Path(sweep.output_dir)
     if args.runs_csv is not None:
@@ -57,31 +57,13 @@ def main():
         numbers["budget"] = {"flops": args.flops, "N": float(num_params), "D": float(num_tokens)}
         numbers["budget"]["loss"] = float(law.optimal_loss(args.flops))
     write_json(folder / "law.json", numbers)
-    print(f"{numbers['num_runs']} runs                     95 % interval      averaged loss   Chinchilla, replicated")
-    for name, value in numbers["law"].items():
-        low, high = numbers["interval"][name]
-        others = f"{numbers['averaged_loss'][name]:>14.5g} {getattr(REPLICATION, name):>18.5g}"
-        print(f"{name:>9} {value:>10.5g}   [{low:>9.4g}, {high:>9.4g}] {others}")
-    low, high = numbers["a_interval"]
-    print(
-        f"N* ∝ C^a {law.exponents[0]:>10.4f}   [{low:>9.4f}, {high:>9.4f}] {numbers['averaged_loss']['a']:>14.4f}",
-        end="",
-    )
-    print(f" {REPLICATION.exponents[0]:>18.4f}")
-    print(
-        f"objective {numbers['objective']:.5g}, averaged instead of summed {numbers['averaged_loss']['objective']:.5g}"
-    )
-    if "budget" in numbers:
-        print("C = {flops:.3g}: N* {N:.3g}, D* {D:.3g}, loss {loss:.4f}".format(**numbers["budget"]))
-    held_out = numbers.get("held_out")
-    if held_out:
-        print("held out: foreseen {foreseen:.4f}, measured {loss:.4f}, error {error:+.2%}".format(**held_out))
+    print(law_text(law, numbers))
     try:
         from hfcourse.report.scaling_figure import write_scaling_figure
     except ImportError as e:
         print(f"no figure: {e}; pip install 'hfcourse[report]'")
         return
-    write_scaling_figure(folder / "figure.png", law, *runs, held_out)
+    write_scaling_figure(folder / "figure.png", law, *runs, numbers.get("held_out"))
     print(f"figure: {folder / 'figure.png'}")
 
 

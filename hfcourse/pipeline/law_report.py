@@ -15,6 +15,7 @@ from hfcourse.scaling import (
     training_curve_envelope,
 )
 from hfcourse.scaling.early_stopping import fit_with_stock_optimizer
+from hfcourse.scaling.kaplan import non_embedding_exponent
 from hfcourse.scaling.laws import objective_of
 
 # The replication of Chinchilla's approach 3 (https://huggingface.co/papers/2404.10102), for comparison.
@@ -57,8 +58,50 @@ def describe_law(
             "objective": objective_of(averaged, *runs),
         },
         "a_isoflop": exponent_or_none(lambda: isoflop_parabolas(*runs)),
+        "a_without_embeddings": without_embeddings_or_none(law),
+        "exchange_rate": exchange_rate_of_largest(law, *runs),
     }
     return law, laws, numbers
+
+
+def law_text(law: ScalingLaw, numbers: dict) -> str:
+    """The page of `recipes/scaling_laws.py`: the law, how sure it is, and what other ways of reading the runs say."""
+    lines = [
+        f"{numbers['num_runs']} runs                     95 % interval      averaged loss   Chinchilla, replicated"
+    ]
+    for name in CONSTANTS:
+        low, high = numbers["interval"][name]
+        others = f"{numbers['averaged_loss'][name]:>14.5g} {getattr(REPLICATION, name):>18.5g}"
+        lines.append(f"{name:>9} {numbers['law'][name]:>10.5g}   [{low:>9.4g}, {high:>9.4g}] {others}")
+    low, high = numbers["a_interval"]
+    others = f"{numbers['averaged_loss']['a']:>14.4f} {REPLICATION.exponents[0]:>18.4f}"
+    lines += [
+        f"N* ∝ C^a {law.exponents[0]:>10.4f}   [{low:>9.4f}, {high:>9.4f}] {others}",
+        f"objective {numbers['objective']:.5g}, "
+        f"averaged instead of summed {numbers['averaged_loss']['objective']:.5g}",
+        "a read otherwise: "
+        + ", ".join(
+            f"{label} {numbers[name]:.4f}"
+            for name, label in (
+                ("a_envelope_unfinished", "envelope of the curves (approach 1)"),
+                ("a_isoflop", "isoFLOP parabolas (approach 2)"),
+                ("a_without_embeddings", "N and C without embeddings, at Kaplan's sizes"),
+            )
+            if numbers.get(name) is not None
+        ),
+        "largest run, N {N:.3g}, D {D:.3g}: 1 % of parameters stands for {rate:.2f} % of tokens".format(
+            **numbers["exchange_rate"]
+        ),
+    ]
+    if "a_counted_as" in numbers:
+        counted = numbers["a_counted_as"]
+        lines.append(f"a of all parameters {counted['total']:.3f}, without embeddings {counted['non_embedding']:.3f}")
+    if "budget" in numbers:
+        lines.append("C = {flops:.3g}: N* {N:.3g}, D* {D:.3g}, loss {loss:.4f}".format(**numbers["budget"]))
+    if "held_out" in numbers:
+        text = "held out: foreseen {foreseen:.4f}, measured {loss:.4f}, error {error:+.2%}"
+        lines.append(text.format(**numbers["held_out"]))
+    return "\n".join(lines)
 
 
 def exponent_or_none(frontier) -> float | None:
@@ -67,6 +110,23 @@ def exponent_or_none(frontier) -> float | None:
         return frontier().exponents[0]
     except InputError:
         return None
+
+
+def without_embeddings_or_none(law: ScalingLaw) -> float | None:
+    """a, were N and C counted without embeddings, as Kaplan did; None where no budget's best model is of his sizes.
+
+    Pearce and Song's count, of models like Chinchilla's, whose N counted all (`hfcourse.scaling.kaplan`).
+    """
+    try:
+        return non_embedding_exponent(law)
+    except (TypeError, ValueError):
+        return None
+
+
+def exchange_rate_of_largest(law: ScalingLaw, num_params: ArrayLike, num_tokens: ArrayLike, losses: ArrayLike) -> dict:
+    """What a per cent of parameters stands for, in per cent of tokens, at the run of most compute."""
+    n, d = max(zip(num_params, num_tokens, strict=True), key=lambda run: run[0] * run[1])
+    return {"N": float(n), "D": float(d), "rate": float(law.exchange_rate(n, d))}
 
 
 def describe_sweep(records: list[dict], held_out: tuple[int, int] | None, count: str) -> tuple[ScalingLaw, dict]:
@@ -78,6 +138,7 @@ def describe_sweep(records: list[dict], held_out: tuple[int, int] | None, count:
     fitted = [r for r in records if (r["hidden_size"], r["num_tokens"]) != held_out]
     columns = {name: [r[name] for r in fitted] for name in ("total", "non_embedding", "num_tokens", "loss")}
     law, laws, numbers = describe_law(columns[count], columns["num_tokens"], columns["loss"])
+    del numbers["a_without_embeddings"]  # supposes large models; here both were counted
     numbers["count"] = count
     numbers["a_counted_as"] = {
         name: fit_scaling_law(columns[name], columns["num_tokens"], columns["loss"]).exponents[0]

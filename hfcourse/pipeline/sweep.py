@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
+import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +125,8 @@ def run_sweep(args: SweepArguments, script_args, say=print) -> list[dict]:
 
     folder = Path(args.output_dir)
     claim_folder(folder, {"data": vars(script_args), "sweep": args.settings()})
+    for scratch in (folder / "runs").glob("scratch*"):  # of runs that were killed
+        shutil.rmtree(scratch, ignore_errors=True)
     prepare(args, script_args, folder)
     sizes = {width: sizes_of(args, width, folder)[args.count] for width, _ in (*args.grid(), *_one(args.held_out))}
     cores = max(1, (os.cpu_count() or 1) // args.num_workers)
@@ -220,8 +224,18 @@ def _workers(num_workers: int) -> Iterator:
     if num_workers == 1:
         yield lambda *arguments: _done(train_run(*arguments))
         return
-    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(num_workers, get_context("spawn"), initializer=_end_with_parent) as pool:
         yield lambda *arguments: pool.submit(train_run, *arguments)
+
+
+def _end_with_parent() -> None:
+    """A pool's processes outlive a parent that is killed, and wait for work forever; these end with it."""
+
+    def watch():
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _done(result: dict) -> Future:

@@ -121,12 +121,16 @@ def train_run(args: SweepArguments, run: tuple[int, int], folder: Path, num_thre
     set_seed(args.seed)
     train = load_from_disk(str(folder / "data" / "train")).select(range(num_tokens // args.block_size))
     test = load_from_disk(str(folder / "data" / "test"))
+    model, tokenizer = LlamaForCausalLM(config_of(args, width, folder)), load_tokenizer(str(folder / "tokenizer"))
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):  # the trainer would, and say so once a run
+        setattr(model.config, name, getattr(tokenizer, name))
+        setattr(model.generation_config, name, getattr(tokenizer, name))
     trainer = CausalLMTrainer(
-        LlamaForCausalLM(config_of(args, width, folder)),
+        model,
         config,
         train_dataset=train,
         eval_dataset=test.select(range(min(args.num_eval_blocks, len(test)))),
-        processing_class=load_tokenizer(str(folder / "tokenizer")),
+        processing_class=tokenizer,
         callbacks=[EvaluateAt()],
     )
     trainer.remove_callback(PrinterCallback)

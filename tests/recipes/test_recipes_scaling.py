@@ -2,9 +2,13 @@
 
 import json
 import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 
@@ -48,6 +52,9 @@ def test_a_law_from_a_csv(run, runs_csv, tmp_path, capsys):
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
     shown = capsys.readouterr().out
     assert "C = 1e+21: N*" in shown
+    assert "at Kaplan's sizes 0.7" in shown
+    assert numbers["exchange_rate"]["rate"] == pytest.approx(float(LAW.exchange_rate(1e10, 3e11)), rel=0.01)
+    assert 0.7 < numbers["a_without_embeddings"] < 0.8  # as Kaplan's 0.73, from a law whose a is 0.51
     assert re.search(r"alpha\s+0\.347", shown)
 
 
@@ -106,6 +113,41 @@ def test_minutes_are_a_budget_too(run, tmp_path, monkeypatch):
     assert 6 <= len(made(tmp_path / "few")) < 10
     records = [json.loads(path.read_text()) for path in (tmp_path / "few" / "runs").glob("*.json")]
     assert sum(record["seconds"] for record in records) <= 8
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    """kill -9 runs no handler: a pool's processes would finish their run beside the next start, and wait forever."""
+    pids = tmp_path / "pids"
+    program = f"""
+import os, pathlib, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from hfcourse.pipeline.sweep import _end_with_parent
+if __name__ == "__main__":
+    pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_end_with_parent)
+    pid = pool.submit(os.getpid).result()
+    pool.submit(time.sleep, 60)
+    pathlib.Path({str(pids)!r}).write_text(str(pid))
+    time.sleep(60)
+"""
+    script = tmp_path / "parent.py"
+    script.write_text(program)
+    parent = subprocess.Popen([sys.executable, script])
+    until(lambda: pids.is_file() and pids.read_text())
+    parent.kill()
+    parent.wait()
+    until(lambda: not is_running(int(pids.read_text())))
+
+
+def until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def is_running(pid):
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 def test_real_runs_are_the_same_in_every_process(tmp_path):
