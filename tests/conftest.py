@@ -1,5 +1,6 @@
 """What every test shares: no network, one thread, and tiny models."""
 
+import gc
 import os
 
 os.environ.update(
@@ -27,6 +28,11 @@ SENTENCES = (
     "What is the colour of the door? The door is blue.",
     "Two apples and three apples make five apples.",
 )
+
+
+def pytest_collection_finish():
+    """Every `train()` of transformers collects garbage; walking all that was imported took most of a short one."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

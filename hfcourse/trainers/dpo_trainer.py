@@ -2,9 +2,12 @@
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import trl
+from datasets import Dataset, load_from_disk
+from datasets.fingerprint import Hasher
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
@@ -26,7 +29,7 @@ OWN_LOSSES = ("sigmoid", "ipo", "hinge", "robust")
 
 @dataclass
 class DPOConfig(HardwareDefaults, trl.DPOConfig):
-    """`trl.DPOConfig` whose precision comes from the hardware. `label_smoothing` counts for `sigmoid` too."""
+    """`trl.DPOConfig` whose precision comes from the hardware. `label_smoothing` counts for every loss of ours."""
 
 
 class DPOTrainer(TrainerMixin, trl.DPOTrainer):
@@ -35,10 +38,13 @@ class DPOTrainer(TrainerMixin, trl.DPOTrainer):
         L = -log σ( β [ (log π(y_w|x) - log π_ref(y_w|x)) - (log π(y_l|x) - log π_ref(y_l|x)) ] )
 
     Beside the loss it changes this in its parent:
-    1. `label_smoothing` is honoured by `sigmoid` (conservative DPO), which TRL ignores without a word.
+    1. `label_smoothing` is honoured by `sigmoid` (conservative DPO), `hinge` and `ipo`, where TRL ignores it without
+       a word.
     2. Only completion positions meet the LM head.
     3. The reference may be a copy of a model built in memory; TRL loads it again by its name.
     4. Says how many pairs it leaves out because their prompt alone fills `max_length`, and stops if all of them do.
+    5. Precomputed reference log-probs are those of the rows as they are cut now, and several processes share them
+       for a dataset in memory too.
     The parent's other losses, and its options beside them (`f_divergence_type`, `ld_alpha`, `use_weighting`, several
     losses at once, mixture-of-experts), stay the parent's.
     """
@@ -67,6 +73,22 @@ class DPOTrainer(TrainerMixin, trl.DPOTrainer):
             left_out = f"{len(dataset) - len(prepared)} of {len(dataset)} {dataset_name} pairs"
             logger.warning(f"{left_out} are left out: their prompt alone fills max_length={args.max_length}")
         return prepared
+
+    def _precompute_ref_logps(self, dataset, name, batch_size):
+        """The parent keeps them in a file named after the rows and the model: the cut is missing from the name, and
+        for a dataset in memory each process looks into a temporary folder of its own."""
+        if self.accelerator.num_processes > 1 and isinstance(dataset, Dataset) and not dataset.cache_files:
+            folder = Path(self.args.output_dir) / f"{name}_with_reference"
+            if self.accelerator.is_main_process:
+                dataset.save_to_disk(folder)
+            self.accelerator.wait_for_everyone()
+            dataset = load_from_disk(folder)
+        of_model = self._precompute_model_hash
+        self._precompute_model_hash = Hasher.hash((of_model, self.args.max_length, self.args.truncation_mode))
+        try:
+            return super()._precompute_ref_logps(dataset, name, batch_size)
+        finally:
+            self._precompute_model_hash = of_model
 
     @property
     def _uses_own_loss(self) -> bool:
@@ -114,9 +136,9 @@ class DPOTrainer(TrainerMixin, trl.DPOTrainer):
             case "robust":
                 return robust_dpo_loss(*logps, self.beta, self.label_smoothing)
             case "hinge":
-                return hinge_preference_loss(*logps, self.beta)
+                return hinge_preference_loss(*logps, self.beta, self.label_smoothing)
             case "ipo":  # averaged over tokens, which is what TRL's "ipo" means
-                return ipo_mean_loss(*logps, *completion_mask.sum(1).chunk(2), self.beta)
+                return ipo_mean_loss(*logps, *completion_mask.sum(1).chunk(2), self.beta, self.label_smoothing)
 
     def _log_preferences(self, inputs, stats: dict[str, Tensor], chosen_rewards: Tensor, rejected_rewards: Tensor):
         metrics = self._metrics["train" if self.model.training else "eval"]

@@ -91,22 +91,6 @@ def test_the_loss_by_hand(make, tiny_llama):
     assert halved.item() == pytest.approx(total / count / 2, abs=1e-5)
 
 
-@pytest.mark.parametrize("accumulation", [1, 4])
-@pytest.mark.parametrize("peft", [False, True], ids=["full", "lora"])
-def test_steps_and_metrics_are_trls(make, accumulation, peft):
-    settings = dict(max_steps=3, per_device_train_batch_size=4 // accumulation)
-    settings |= dict(gradient_accumulation_steps=accumulation)
-    if peft:
-        settings |= dict(peft_config=LoraConfig(r=2, task_type="CAUSAL_LM"))
-    ours, theirs = make(**settings), make(**settings, trainer_class=trl.SFTTrainer)
-    for trainer in (ours, theirs):
-        trainer.train()
-    torch.testing.assert_close(parameters(ours.model), parameters(theirs.model), atol=1e-6, rtol=0)
-    for mine, expected in zip(ours.state.log_history[:3], theirs.state.log_history[:3], strict=True):
-        for name in ("loss", "grad_norm", "entropy", "mean_token_accuracy", "num_tokens"):
-            assert mine[name] == pytest.approx(expected[name], rel=1e-4), name
-
-
 @pytest.mark.parametrize(
     "config",
     [{"loss_type": "dft"}, {"label_smoothing_factor": 0.3}],
