@@ -43,7 +43,7 @@ def main():
 
     from hfcourse import PPOConfig, PPOTrainer
     from hfcourse.data.templates import apply_template
-    from hfcourse.trainers.rollout import load_reward_funcs
+    from hfcourse.trainers.rewards import load_reward_funcs
 
     script_args, reward_args, training_args, model_args = parse(
         ScriptArguments, RewardArguments, PPOConfig, ModelConfig, description=__doc__

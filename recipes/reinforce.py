@@ -44,7 +44,7 @@ def main():
 
     from hfcourse import REINFORCEConfig, REINFORCETrainer
     from hfcourse.data.templates import apply_template
-    from hfcourse.trainers.rollout import load_reward_funcs
+    from hfcourse.trainers.rewards import load_reward_funcs
 
     script_args, reward_args, training_args, model_args = parse(
         ScriptArguments, RewardArguments, REINFORCEConfig, ModelConfig, description=__doc__

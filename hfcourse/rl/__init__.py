@@ -12,9 +12,10 @@ from hfcourse.rl.exact import (
     sequence_kl,
     state_values,
 )
-from hfcourse.rl.kl import kl_full, kl_k1, kl_k2, kl_k3, kl_penalized_rewards, rao_blackwellized_kl_loss
+from hfcourse.rl.kl import adapted_beta, kl_full, kl_k1, kl_k2, kl_k3, kl_penalized_rewards, rao_blackwellized_kl_loss
 
 __all__ = [
+    "adapted_beta",
     "best_of_n_policy",
     "enumerate_completions",
     "enumerated_logits",

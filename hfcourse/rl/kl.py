@@ -99,3 +99,19 @@ def kl_penalized_rewards(scores: Tensor, logps: Tensor, ref_logps: Tensor, mask:
     num_left = mask.flip(1).cumsum(1).flip(1)
     is_last = mask & (num_left == 1)
     return penalties + at_least_float32(scores).unsqueeze(1).where(is_last, 0.0)
+
+
+def adapted_beta(beta: float, kl: float, target_kl: float, num_sequences: int, horizon: int) -> float:
+    """One step of the adaptive KL controller, Sec. 2.2 of https://huggingface.co/papers/1909.08593.
+
+        e = clip(KL / KL_target - 1, -0.2, 0.2)          β ← β (1 + e n / horizon)
+
+    Args:
+        beta: β.
+        kl: mean KL of whole sequences, in nats (Σ_t k1 over the completion's own tokens).
+        target_kl: KL_target, in nats a sequence.
+        num_sequences: n, sequences that `kl` is the mean of.
+        horizon: sequences after which a KL far from the target has moved β by a fifth, about.
+    """
+    error = min(max(kl / target_kl - 1, -0.2), 0.2)
+    return beta * (1 + error * num_sequences / horizon)

@@ -32,9 +32,6 @@ class PPOConfig(HardwareDefaults, RolloutConfig):
     whiten_rewards: bool = field(
         default=False, metadata={"help": "Divide the rewards by their standard deviation. The mean stays."}
     )
-    missing_eos_penalty: float | None = field(
-        default=None, metadata={"help": "Subtracted from the score of a completion that was cut before its EOS."}
-    )
 
 
 class PPOTrainer(RolloutTrainer):

@@ -27,9 +27,6 @@ class REINFORCEConfig(HardwareDefaults, RolloutConfig):
             "other completions of its prompt (num_generations ≥ 2)."
         },
     )
-    missing_eos_penalty: float | None = field(
-        default=None, metadata={"help": "Subtracted from the score of a completion that was cut before its EOS."}
-    )
 
     def __post_init__(self):
         super().__post_init__()

@@ -1,18 +1,13 @@
-"""Rollouts: what a policy wrote, as tensors; who scores it; and when a checkpoint may be written."""
+"""Rollouts: what a policy wrote, as tensors, and the order in which it meets its prompts."""
 
-import functools
-import math
 from collections.abc import Callable
-from importlib import import_module
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
-from trl.trainer.utils import RepeatSampler, get_callable_name, is_async_callable
+from trl.trainer.utils import RepeatSampler
 
 from hfcourse.errors import InputError
-from hfcourse.models.reward_model import score
 
 
 def pad_rollout(prompt_ids: list[list[int]], completion_ids: list[list[int]], pad_id: int) -> dict[str, Tensor]:
@@ -63,50 +58,25 @@ def trim(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: x[:, start:] if name.startswith("prompt_") else x[:, :length] for name, x in batch.items()}
 
 
-def split(rollout: dict[str, Tensor], num_batches: int) -> list[dict[str, Tensor]]:
-    """A fresh random partition of the rollout into equal micro-batches, each trimmed."""
-    order = torch.randperm(len(rollout["completion_ids"])).to(rollout["completion_ids"].device)
-    return [trim({name: x[rows] for name, x in rollout.items()}) for rows in order.chunk(num_batches)]
+def lengths(batch: dict[str, Tensor]) -> Tensor:
+    """(B,), real tokens of each row."""
+    return batch["prompt_mask"].sum(1) + batch["attention_to_completion"].sum(1)
 
 
-class RewardModelFunction:
-    """A reward model as a reward function: reads each answer as it was in training, its EOS included."""
+def split(rollout: dict[str, Tensor], num_batches: int, batches_per_update: int = 1) -> list[dict[str, Tensor]]:
+    """A fresh random partition of the rollout into equal micro-batches, each trimmed.
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int]):
-        self.model, self.tokenizer, self.eos_token_ids = model, tokenizer, eos_token_ids
-        self.__name__ = model.config._name_or_path.rstrip("/").split("/")[-1] or "reward_model"
-
-    def __call__(self, prompts, completions, completion_ids, **columns) -> list[float]:
-        finished = [ids[-1] in self.eos_token_ids for ids in completion_ids]
-        return score(self.model, self.tokenizer, prompts, completions, finished)
-
-
-def checked(reward_func: Callable) -> Callable:
-    """The same reward function, which stops the run at a NaN or an infinity: one of them would poison the policy.
-
-    `None` stays what it is in TRL: this function has no opinion on that completion.
+    Chance decides which rows an optimizer step sees; inside the step rows of like length go together, for the loss is
+    a sum over the step however it is split, and padding costs time.
     """
-    name = get_callable_name(reward_func)
-
-    def check(rewards):
-        for i, reward in enumerate(rewards):
-            if reward is not None and not math.isfinite(reward):
-                raise InputError(f"reward function '{name}': row {i} of the batch got {reward}; it must be finite")
-        return rewards
-
-    if is_async_callable(reward_func):
-
-        async def call(*args, **kwargs):
-            return check(await reward_func(*args, **kwargs))
-
-    else:
-
-        def call(*args, **kwargs):
-            return check(reward_func(*args, **kwargs))
-
-    functools.update_wrapper(call, reward_func)
-    call.__name__ = name
-    return call
+    order, row_lengths = torch.randperm(len(rollout["completion_ids"])), lengths(rollout).cpu()
+    batches = []
+    for update in order.chunk(num_batches // batches_per_update):
+        by_length = update[row_lengths[update].argsort()].to(rollout["completion_ids"].device)
+        batches += [
+            trim({name: x[rows] for name, x in rollout.items()}) for rows in by_length.chunk(batches_per_update)
+        ]
+    return batches
 
 
 class EpochRepeatSampler(RepeatSampler):
@@ -124,37 +94,3 @@ class EpochRepeatSampler(RepeatSampler):
         if self.shuffle:
             self.generator.manual_seed(self.seed + int(self.epoch() or 0))
         yield from super().__iter__()
-
-
-class SaveOnRolloutBoundary(TrainerCallback):
-    """Moves a due checkpoint to the end of the rollout: inside one, the rollout itself would have to be saved too."""
-
-    def __init__(self, updates_per_rollout: int):
-        self.updates_per_rollout, self.is_due = updates_per_rollout, False
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.is_due |= control.should_save
-        at_boundary = state.global_step % self.updates_per_rollout == 0 or control.should_training_stop
-        control.should_save = self.is_due and at_boundary
-        self.is_due &= not control.should_save
-        return control
-
-
-def load_reward_funcs(model_paths: list[str] | None, dotted_paths: list[str] | None) -> list[str | Callable]:
-    """Reward functions as a command line names them: models by path or Hub id, functions as `module.function`.
-
-    Raises:
-        InputError: neither is given, or a function cannot be imported.
-    """
-    functions = [_import_function(path) for path in dotted_paths or ()]
-    if not (model_paths or functions):
-        raise InputError("reward: give --reward_model_path, --reward_funcs, or both")
-    return [*(model_paths or ()), *functions]
-
-
-def _import_function(dotted_path: str) -> Callable:
-    module, _, name = dotted_path.rpartition(".")
-    try:
-        return getattr(import_module(module), name)
-    except (ImportError, ValueError, AttributeError) as e:
-        raise InputError(f"reward_funcs: cannot import '{dotted_path}': {e}") from e

@@ -40,6 +40,34 @@ class RolloutConfig(trl.RLOOConfig):
         default=True, metadata={"help": "Turn dropout off: with it, the ratio of a policy to itself is not 1."}
     )
 
+    max_prompt_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Longer prompts lose their beginning. Unset: a prompt that leaves no room for its completion in "
+            "the model's positions is an error."
+        },
+    )
+    stop_tokens: list[str] | None = field(
+        default=None, metadata={"help": "Tokens that end a completion beside EOS, e.g. . (a sentence)."}
+    )
+    missing_eos_penalty: float | None = field(
+        default=None, metadata={"help": "Subtracted from the score of a completion that was cut before its end."}
+    )
+    num_centering_samples: int = field(
+        default=0,
+        metadata={
+            "help": "Subtract from each reward its mean on so many completions of the untrained policy (0: on none), "
+            "so that a reward model's arbitrary zero is the policy that training starts from."
+        },
+    )
+    target_kl: float | None = field(
+        default=None,
+        metadata={"help": "Move beta so that the KL of a completion, in nats, comes to this. Unset: beta is fixed."},
+    )
+    kl_horizon: int = field(
+        default=10_000, metadata={"help": "Completions in which the adaptive controller moves beta by a fifth."}
+    )
+
     @property
     def updates_per_rollout(self) -> int:
         """Optimizer steps that one rollout serves."""
@@ -100,3 +128,9 @@ class RolloutConfig(trl.RLOOConfig):
             raise InputError("sync_ref_model: the reference stays what the KL is measured from; unset it")
         if self.epsilon_high is not None:
             raise InputError("epsilon_high: the clip is symmetric here; use epsilon")
+        if self.target_kl is not None and not (self.target_kl > 0 and self.beta > 0):
+            raise InputError(
+                f"target_kl={self.target_kl}, beta={self.beta}: the controller scales beta, both must be > 0"
+            )
+        if self.use_vllm and self.stop_tokens:
+            raise InputError('stop_tokens: with vLLM pass generation_kwargs={"stop_token_ids": [...]} instead')

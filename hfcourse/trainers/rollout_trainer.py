@@ -1,41 +1,28 @@
 """What methods that learn from their own completions share: the policy writes, the reward functions score."""
 
 import copy
+from itertools import cycle, islice
 
 import torch
 import trl
-from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from transformers.utils import logging
 from trl.models.utils import disable_gradient_checkpointing, prepare_deepspeed, prepare_fsdp
 from trl.trainer.utils import use_adapter
 
 from hfcourse.errors import InputError
-from hfcourse.masking import masked_mean, masked_moments, masked_sum, mean_and_variance
 from hfcourse.models.reward_model import load_reward_model
 from hfcourse.models.token_stats import add_token_stats_head
-from hfcourse.rl import kl_k1, kl_k3
 from hfcourse.trainers.checks import check_columns, check_padding, check_prompt_lengths
 from hfcourse.trainers.mixin import TrainerMixin
-from hfcourse.trainers.rollout import (
-    EpochRepeatSampler,
-    RewardModelFunction,
-    SaveOnRolloutBoundary,
-    checked,
-    model_inputs,
-    pad_rollout,
-    split,
-)
-
-logger = logging.get_logger(__name__)
-
-# float32 rounding between two passes of different shapes stays below 2e-5; a real bug does not.
-RATIO_TOLERANCE = {False: 1e-3, True: 5e-2}  # bf16?
+from hfcourse.trainers.rewards import RewardModelFunction, checked
+from hfcourse.trainers.rollout import EpochRepeatSampler, lengths, model_inputs, pad_rollout, split, trim
+from hfcourse.trainers.rollout_callbacks import RolloutMemory, SaveOnRolloutBoundary
+from hfcourse.trainers.rollout_metrics import RolloutMetrics
 
 
-class RolloutTrainer(TrainerMixin, trl.RLOOTrainer):
+class RolloutTrainer(TrainerMixin, RolloutMetrics, trl.RLOOTrainer):
     """`trl.RLOOTrainer` up to the scores of a rollout; `_assign_credit` and `_compute_loss` are the method's.
 
     From the parent: generation (transformers or vLLM), reward functions, sharding. Changed, beside the method:
@@ -43,7 +30,7 @@ class RolloutTrainer(TrainerMixin, trl.RLOOTrainer):
     1. The log-probs of a rollout are computed again by the training forward, so that the first ratio is 1.
     2. The reference is a copy of the policy, or the policy without its adapter; the parent loads it again by its name.
     3. Reward models read an answer as in training, its EOS included; a NaN or an infinite reward stops the run.
-    4. The rollout is parted anew for every epoch, and every micro-batch trimmed to its longest row.
+    4. The rollout is parted anew for every epoch; rows of like length share a micro-batch, trimmed to the longest.
     5. Checkpoints fall on the end of a rollout, and a resumed run meets the prompts that the first would have met.
     """
 
@@ -55,6 +42,7 @@ class RolloutTrainer(TrainerMixin, trl.RLOOTrainer):
         reward_funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
         reload_reference = is_deepspeed_zero3_enabled() and ref_model is None
         beta = args.beta
+        self.memory = RolloutMemory(beta)
         try:
             # RLOO loads the reference again by the model's name; a copy will do, for models built in memory too.
             args.beta = beta if reload_reference else 0.0
@@ -62,6 +50,7 @@ class RolloutTrainer(TrainerMixin, trl.RLOOTrainer):
         finally:
             args.beta = beta
         self.beta = beta
+        self._add_stop_tokens(args.stop_tokens or ())
         check_prompt_lengths(train_dataset, self._tokenize_prompts, self.model.config, args.max_completion_length)
         self._has_adapter_reference = hasattr(self.model, "peft_config") and ref_model is None
         if beta and not self._has_adapter_reference and not reload_reference:
@@ -70,6 +59,7 @@ class RolloutTrainer(TrainerMixin, trl.RLOOTrainer):
             add_token_stats_head(self.accelerator.unwrap_model(self.ref_model), args.temperature)
         add_token_stats_head(self.model, args.temperature)
         self._place_reward_models()
+        self.add_callback(self.memory)
         self.add_callback(SaveOnRolloutBoundary(args.updates_per_rollout))
         self._rollout, self._micro_batches = None, []
 
@@ -90,6 +80,25 @@ class RolloutTrainer(TrainerMixin, trl.RLOOTrainer):
                 function.model = self.accelerator.prepare_model(
                     function.model, evaluation_mode=True, device_placement=True
                 )
+
+    def _add_stop_tokens(self, tokens):
+        ids = self._tokenizer.convert_tokens_to_ids(list(tokens))
+        for token, i in zip(tokens, ids, strict=True):
+            if i is None or i == self._tokenizer.unk_token_id:
+                raise InputError(f"stop_tokens: '{token}' is no token of the vocabulary; give tokens, not texts")
+        self.eos_token_ids = [*self.eos_token_ids, *(i for i in ids if i not in self.eos_token_ids)]
+        if not self.use_vllm:
+            self.generation_config.eos_token_id = self.eos_token_ids
+            self.generation_kwargs["eos_token_id"] = self.eos_token_ids
+
+    @property
+    def beta(self) -> float:
+        """β of the KL penalty; with `target_kl` it moves from rollout to rollout."""
+        return self.memory.beta
+
+    @beta.setter
+    def beta(self, value: float):
+        self.memory.beta = value
 
     def _copy_of_policy(self) -> PreTrainedModel:
         reference = copy.deepcopy(self.model)
@@ -117,7 +126,18 @@ class RolloutTrainer(TrainerMixin, trl.RLOOTrainer):
 
     # -- rollout -----------------------------------------------------------------------------------------------------
 
+    def _tokenize_prompts(self, prompts):
+        prompt_ids, *rest = super()._tokenize_prompts(prompts)
+        if self.args.max_prompt_length is not None:
+            prompt_ids = [ids[-self.args.max_prompt_length :] for ids in prompt_ids]
+        for i, ids in enumerate(prompt_ids):
+            if not ids:
+                raise InputError(f"prompt: row {i} of the batch has no tokens; start prompts with the BOS token")
+        return prompt_ids, *rest
+
     def _prepare_inputs(self, generation_batch):
+        if self.args.num_centering_samples and not self.memory.reward_means:
+            self.memory.reward_means = self._measure_reward_means()
         if not self.model.training:
             return self._generate_and_score_completions(generation_batch)
         steps = self.args.steps_per_generation
@@ -129,7 +149,7 @@ class RolloutTrainer(TrainerMixin, trl.RLOOTrainer):
 
     def _split_into_updates(self, rollout: dict[str, Tensor]) -> list[dict[str, Tensor]]:
         """Micro-batches of one epoch, each knowing the number of tokens of the optimizer step it belongs to."""
-        batches = split(rollout, self.args.steps_per_generation)
+        batches = split(rollout, self.args.steps_per_generation, self.args.gradient_accumulation_steps)
         tokens = torch.stack([batch["completion_mask"].sum() for batch in batches])
         tokens = self.accelerator.reduce(tokens, "sum")
         per_update = tokens.view(-1, self.args.gradient_accumulation_steps).sum(1)
@@ -154,7 +174,10 @@ class RolloutTrainer(TrainerMixin, trl.RLOOTrainer):
             scores = scores - self.args.missing_eos_penalty * ~finished
 
         credit = self._assign_credit(rollout, scores, stats, ref_logps)
-        self._log_kl(scores, stats["logps"], ref_logps, rollout["completion_mask"])
+        if self.beta:  # without it there is no reference to be far from
+            kl = self._log_kl(scores, stats["logps"], ref_logps, rollout["completion_mask"])
+            if self.args.target_kl is not None and self.model.training:
+                self.memory.adapt(kl, self.args.target_kl, self.args.generation_batch_size, self.args.kl_horizon)
         self._log_completions(prompts, completions, credit["advantages"], rollout["completion_mask"])
         return {**rollout, "old_per_token_logps": stats["logps"], **credit}
 
@@ -182,10 +205,13 @@ class RolloutTrainer(TrainerMixin, trl.RLOOTrainer):
                 return stats, self._forward_in_batches(self.model, rollout)["logps"]
 
     def _forward_in_batches(self, model, rollout: dict[str, Tensor]) -> dict[str, Tensor]:
+        """[`_forward`] of all rows, in batches of rows of like length, each trimmed to its longest."""
         size = self.args.per_device_train_batch_size if self.model.training else self.args.per_device_eval_batch_size
-        rows = {name: x.split(size) for name, x in rollout.items()}
-        parts = [self._forward(model, {n: x[i] for n, x in rows.items()}) for i in range(len(rows["prompt_ids"]))]
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        shape, stats = rollout["completion_ids"].shape, {}
+        for rows in lengths(rollout).argsort().split(size):
+            for name, x in self._forward(model, trim({n: column[rows] for n, column in rollout.items()})).items():
+                stats.setdefault(name, x.new_zeros(shape))[rows, : x.shape[1]] = x
+        return stats
 
     def _forward(self, model, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Log-probs, entropies and values of the completion, each (B, C), from one forward pass."""
@@ -201,55 +227,30 @@ class RolloutTrainer(TrainerMixin, trl.RLOOTrainer):
             raise InputError(
                 f"reward_funcs: {self.reward_func_names} all gave None for a completion; one must score it"
             )
-        scores = (rewards_per_func * self.reward_weights.to(rewards_per_func.device)).nansum(1)
+        means = rewards_per_func.new_tensor(self.memory.reward_means or 0.0)
+        weights = self.reward_weights.to(rewards_per_func.device)
+        scores = ((rewards_per_func - means) * weights).nansum(1)
         if self.reward_clip_range:
             scores = scores.clamp(*self.reward_clip_range)
-        metrics = self._metrics["train" if self.model.training else "eval"]
-        for i, name in enumerate(self.reward_func_names):
-            column = rewards_per_func[:, i]
-            metrics[f"rewards/{name}/mean"].append(column.nanmean().item())
-            self._logs["rewards"][name].extend(column.tolist())
-        metrics["reward"].append(scores.mean().item())
-        metrics["reward_std"].append(scores.std(unbiased=False).item())
+        self._log_rewards(rewards_per_func, scores)
         start = self.accelerator.process_index * len(prompts)
         return scores[start : start + len(prompts)]
 
-    def _mean_and_variance(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Over the real tokens of all processes."""
-        return mean_and_variance(*self.accelerator.reduce(torch.stack(masked_moments(x, mask)), "sum"))
-
-    # -- metrics -----------------------------------------------------------------------------------------------------
-
     @torch.no_grad()
-    def _log_kl(self, scores, logps, ref_logps, mask):
-        if not self.beta:  # there is no reference to be far from
-            return
-        metrics = self._metrics["train" if self.model.training else "eval"]
-        k1 = kl_k1(logps, ref_logps).where(mask.bool(), 0.0)
-        kl_sequence, score = self.accelerator.gather(k1.sum(1)).mean(), self.accelerator.gather(scores).mean()
-        metrics["kl"].append(self._mean_and_variance(k1, mask)[0].item())
-        metrics["kl_k3"].append(self._mean_and_variance(kl_k3(logps, ref_logps), mask)[0].item())
-        metrics["kl_sequence"].append(kl_sequence.item())
-        metrics["rlhf_reward"].append((score - self.beta * kl_sequence).item())
-
-    def _log_completions(self, prompts, completions, advantages, mask):
-        self._logs["prompt"].extend(gather_object(prompts))
-        self._logs["completion"].extend(gather_object(completions))
-        per_row = [masked_mean(*row).item() for row in zip(advantages, mask, strict=True)]
-        self._logs["advantages"].extend(gather_object(per_row))
-        self._pending_extra_logs.clear()
-        self._pending_metrics.clear()
-
-    @torch.no_grad()
-    def _log_update(self, inputs, per_token: dict[str, Tensor]):
-        mode = "train" if self.model.training else "eval"
-        sums = torch.stack([masked_sum(x, inputs["completion_mask"], 1) for x in per_token.values()])
-        sums = self.accelerator.reduce(torch.cat([sums, inputs["completion_mask"].sum()[None]]), "sum")
-        means = dict(zip(per_token, (sums[:-1] / sums[-1].clamp(min=1)).tolist(), strict=True))
-        ratio = means.pop("ratio")
-        for name, value in means.items():
-            self._metrics[mode][name].append(value)
-        if mode == "train" and self._step % (self.args.steps_per_generation * self.num_iterations) == 0:
-            self._metrics[mode]["ratio_at_step0"].append(ratio)
-            if abs(ratio - 1) > RATIO_TOLERANCE[self.args.bf16]:
-                logger.warning(f"ratio_at_step0 is {ratio:.4f}, not 1: the policy is not the one that was sampled")
+    def _measure_reward_means(self) -> list[float]:
+        """Each reward's mean on completions of the policy as it is, to the first prompts of the training data."""
+        was_training, share = (
+            self.model.training,
+            -(-self.args.num_centering_samples // self.accelerator.num_processes),
+        )
+        start, size = self.accelerator.process_index * share, self.args.generation_batch_size
+        self.model.eval()
+        rows = list(islice(cycle(self.train_dataset), start, start + share))
+        rewards = []
+        for inputs in (rows[i : i + size] for i in range(0, share, size)):
+            prompts = [row["prompt"] for row in inputs]
+            _, completion_ids, completions = self._generate(prompts)
+            rewards.append(self._calculate_rewards(inputs, prompts, completions, completion_ids))
+        self._metrics["eval"].clear()
+        self.model.train(was_training)
+        return torch.cat(rewards).nanmean(0).nan_to_num(0.0).tolist()

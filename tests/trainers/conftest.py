@@ -5,6 +5,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration
 
 from tests.collators.conftest import t5_tokenizer, word_piece  # noqa: F401
+from tests.trainers.rollouts import ppo_trainer
 
 
 @pytest.fixture(scope="session")
@@ -31,5 +32,19 @@ def tiny_t5(t5_tokenizer):  # noqa: F811
         config = T5Config(vocab_size=len(t5_tokenizer), dropout_rate=dropout, **{**shape, **overrides})
         config.decoder_start_token_id = 0
         return T5ForConditionalGeneration(config)
+
+    return make
+
+
+@pytest.fixture
+def make_ppo(tiny_llama, tiny_tokenizer, tmp_path):
+    """Factory of `tests.trainers.rollouts.ppo_trainer` with a tiny Llama."""
+
+    def make(model=None, peft_config=None, ref_model=None, callbacks=None, **overrides):
+        options = dict(peft_config=peft_config, ref_model=ref_model, callbacks=callbacks)
+        model = tiny_llama(0) if model is None else model
+        return ppo_trainer(
+            model, tiny_tokenizer, options=options, **{"output_dir": str(tmp_path / "ppo"), **overrides}
+        )
 
     return make

@@ -13,67 +13,12 @@ from hfcourse.errors import InputError
 from hfcourse.losses import ppo_policy_loss, ppo_value_loss
 from hfcourse.models.value_head import VALUE_HEAD_FILE
 from hfcourse.rl import generalized_advantage_estimation, kl_penalized_rewards
-from hfcourse.trainers.ppo_trainer import PPOConfig, PPOTrainer
-
-PROMPTS = [
-    "The red fox",
-    "Mara",
-    "What is the colour of the door?",
-    "Two apples and",
-    "near the river",
-    "Oakton",
-    "a",
-    "five",
-]
-
-
-def vowels(prompts, completions, **columns):
-    """A reward that any policy can move: the share of vowels."""
-    return [sum(c in "aeiou" for c in text) / (1 + len(text)) for text in completions]
+from tests.trainers.rollouts import PROMPTS, history, rollout_of, vowels
 
 
 @pytest.fixture
-def make_trainer(tiny_llama, tiny_tokenizer, tmp_path):
-    def make(
-        model=None, reward_funcs=vowels, rows=None, peft_config=None, ref_model=None, callbacks=None, **overrides
-    ):
-        settings = dict(
-            output_dir=str(tmp_path / "ppo"),
-            per_device_train_batch_size=2,
-            steps_per_generation=4,
-            gradient_accumulation_steps=2,
-            num_iterations=2,
-            max_completion_length=6,
-            max_steps=4,
-            learning_rate=1e-3,
-            beta=0.1,
-            logging_steps=1,
-            save_strategy="no",
-            use_cpu=True,
-            disable_tqdm=True,
-            per_device_eval_batch_size=4,
-        )
-        return PPOTrainer(
-            tiny_llama(0) if model is None else model,
-            reward_funcs,
-            PPOConfig(**{**settings, **overrides}),
-            Dataset.from_list(rows or [{"prompt": p} for p in PROMPTS]),
-            processing_class=tiny_tokenizer,
-            peft_config=peft_config,
-            ref_model=ref_model,
-            callbacks=callbacks,
-        )
-
-    return make
-
-
-def rollout_of(trainer):
-    trainer.model.train()
-    return trainer._prepare_inputs([{"prompt": p} for p in PROMPTS]), trainer._rollout
-
-
-def history(trainer, name):
-    return [log[name] for log in trainer.state.log_history if name in log]
+def make_trainer(make_ppo):
+    return make_ppo
 
 
 def test_first_ratio_is_one_and_training_moves_the_reward(make_trainer):

@@ -7,16 +7,9 @@ import torch
 from transformers import TrainerControl, TrainerState
 
 from hfcourse.errors import InputError
-from hfcourse.trainers.rollout import (
-    EpochRepeatSampler,
-    SaveOnRolloutBoundary,
-    checked,
-    load_reward_funcs,
-    model_inputs,
-    pad_rollout,
-    split,
-    trim,
-)
+from hfcourse.trainers.rewards import checked, load_reward_funcs
+from hfcourse.trainers.rollout import EpochRepeatSampler, model_inputs, pad_rollout, split, trim
+from hfcourse.trainers.rollout_callbacks import SaveOnRolloutBoundary
 from hfcourse.trainers.rollout_config import RolloutConfig
 
 
@@ -68,11 +61,11 @@ def test_checked_rewards_pass_none_and_stop_at_nan():
     async def bad(**columns):
         return [1.0, float("nan")]
 
-    assert checked(good)() == [1.0, None]
+    assert checked(good)(completions=["a", "b"]) == [1.0, None]
     assert checked(good).__name__ == "good"
     assert asyncio.iscoroutinefunction(checked(bad))
     with pytest.raises(InputError, match="'bad': row 1 of the batch got nan"):
-        asyncio.run(checked(bad)())
+        asyncio.run(checked(bad)(completions=["a", "b"]))
 
 
 def test_reward_functions_by_dotted_path():
