@@ -74,6 +74,7 @@ def main():
         args.gradient_checkpointing,
         args.lora_r,
         strategies_of(args.strategy),
+        args.model_name_or_path,
     )
     numbers, text = describe_plan(budget, shape, args.method, batch, plans, num_devices, device, args.mfu)
     print(text)

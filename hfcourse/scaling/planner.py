@@ -1,6 +1,7 @@
 """From a budget to a run: size, tokens, shape, days; what fits on a device, and the line that starts it."""
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -110,8 +111,18 @@ def plan_strategies(
     gradient_checkpointing: bool = False,
     lora_rank: int = 16,
     strategies: Sequence[str] = STRATEGIES,
+    model_name_or_path: str | None = None,
 ) -> list[StrategyPlan]:
-    """What each strategy needs of a device, whether that fits, and how it is launched."""
+    """What each strategy needs of a device, whether that fits, and how it is launched.
+
+    Args:
+        model_name_or_path: what the launch line names; where it is None, a new model of `shape` for `clm`.
+    """
+    model: list[str] = []
+    if model_name_or_path is not None:
+        model = [f"--model_name_or_path {shlex.quote(model_name_or_path)}"]
+    elif method == "clm":
+        model = _shape_flags(shape)
     plans = []
     for strategy in strategies:
         memory = training_memory(
@@ -124,7 +135,7 @@ def plan_strategies(
             gradient_checkpointing=gradient_checkpointing,
             lora_params=lora_params(shape, lora_rank) if strategy == "lora" else 0,
         )
-        command = launch_line(method, strategy, num_devices, gradient_checkpointing, batch.size, lora_rank)
+        command = launch_line(method, strategy, num_devices, gradient_checkpointing, batch, lora_rank, is_bf16, model)
         plans.append(StrategyPlan(strategy, memory, fits(memory, device.memory), command))
     return plans
 
@@ -136,18 +147,46 @@ def recommend(plans: list[StrategyPlan], num_devices: int) -> StrategyPlan | Non
 
 
 def launch_line(
-    method: str, strategy: str, num_devices: int, gradient_checkpointing: bool, batch_size: int, lora_rank: int = 16
+    method: str,
+    strategy: str,
+    num_devices: int,
+    gradient_checkpointing: bool,
+    batch: Batch,
+    lora_rank: int = 16,
+    is_bf16: bool = True,
+    model: Sequence[str] = (),
 ) -> str:
-    """The command of the recipe under this strategy; `--config` is yours to choose."""
+    """The command of the recipe under this strategy, with every flag that the memory was planned for.
+
+    `--config`, with the data, is yours to add. Flags on the command line win over it.
+    """
     file = ACCELERATE_FILES[strategy]
     if strategy == "lora" and num_devices > 1:
         file = "multi_gpu"
     words = ["accelerate launch", f"--config_file accelerate_configs/{file}.yaml"]
-    if num_devices > 1 and strategy != "none":
+    if file != "single_gpu":
         words.append(f"--num_processes {num_devices}")
-    words.append(f"recipes/{RECIPES[method]}.py --per_device_train_batch_size {batch_size}")
-    if gradient_checkpointing:
-        words.append("--gradient_checkpointing true")
+    words += [f"recipes/{RECIPES[method]}.py", *model, f"--per_device_train_batch_size {batch.size}"]
+    words += [
+        {
+            "clm": f"--block_size {batch.length}",
+            "ppo": f"--max_completion_length {batch.completion_length} --num_iterations {batch.num_iterations}",
+        }.get(method, f"--max_length {batch.length}")
+    ]
+    words.append(f"--bf16 {str(is_bf16).lower()} --gradient_checkpointing {str(gradient_checkpointing).lower()}")
     if strategy == "lora":
         words.append(f"--use_peft true --lora_r {lora_rank} --lora_target_modules all-linear")
     return " ".join(words)
+
+
+def _shape_flags(shape: ModelShape) -> list[str]:
+    """What makes `recipes/pretrain_causal_lm.py` build a model of this shape; its tokenizer gives the vocabulary."""
+    flags = {
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.intermediate_size,
+        "num_hidden_layers": shape.num_layers,
+        "num_attention_heads": shape.num_heads,
+        "num_key_value_heads": shape.num_kv_heads,
+        "tie_word_embeddings": str(shape.is_tied).lower(),
+    }
+    return [f"--{name} {value}" for name, value in flags.items()]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 import yaml
+from transformers import AutoModelForCausalLM
 
 from hfcourse.pipeline import sweep_run
 from hfcourse.pipeline.files import write_json
@@ -18,8 +20,10 @@ from hfcourse.pipeline.launch import ScriptArguments, parse
 from hfcourse.pipeline.sweep import SweepArguments, _workers, run_file
 from hfcourse.pipeline.sweep_run import prepare, sizes_of, train_run
 from hfcourse.scaling import ScalingLaw
-from hfcourse.scaling.methods import RECIPES as RECIPES_OF_METHODS, STRATEGIES
-from hfcourse.scaling.planner import launch_line
+from hfcourse.scaling.methods import RECIPES as RECIPES_OF_METHODS, Batch
+from hfcourse.scaling.planner import DEVICES, launch_line, plan_strategies
+from hfcourse.scaling.shapes import shape_for
+from hfcourse.tokenization import train_tokenizer
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 OURS = ("scaling_laws", "plan")
@@ -210,20 +214,68 @@ def test_a_plan_for_a_model(run, tiny_llama_dir, tmp_path, capsys):
     assert "take ddp:" in capsys.readouterr().out  # it is tiny
 
 
-def test_launch_lines_name_files_and_flags_that_there_are(run, capsys, monkeypatch):
-    """Every method under every strategy: the accelerate file exists, and the recipe knows each flag."""
-    for recipe in set(RECIPES_OF_METHODS.values()):
-        with pytest.raises(SystemExit):
-            run(recipe, "--help")
-        known = capsys.readouterr().out
-        for method, name in RECIPES_OF_METHODS.items():
-            if name == recipe:
-                for strategy in STRATEGIES:
-                    words = launch_line(method, strategy, 4, True, 2).split()
-                    assert (RECIPES.parent / words[words.index("--config_file") + 1]).is_file()
-                    assert f"recipes/{recipe}.py" in words
-                    flags = [w for w in words[words.index(f"recipes/{recipe}.py") :] if w.startswith("--")]
-                    assert [flag for flag in flags if flag not in known] == []
+def test_launch_lines_are_understood_by_their_recipes(error_of):
+    """Every method under every strategy: the accelerate file exists, and the recipe's own parser takes each flag.
+
+    The parser names the first thing that it does not know: it must be the flag that was put there for this.
+    """
+    batch, shape = Batch(2, 32, 16, num_iterations=3), shape_for(3e8)
+    parsed = set()
+    for method, recipe in RECIPES_OF_METHODS.items():
+        for plan in [
+            plan
+            for num_devices, model in ((1, None), (4, "my model"))
+            for plan in plan_strategies(
+                shape,
+                method,
+                batch,
+                num_devices,
+                DEVICES["h100"],
+                gradient_checkpointing=True,
+                model_name_or_path=model,
+            )
+        ]:
+            words = shlex.split(plan.command)
+            file = words[words.index("--config_file") + 1]
+            assert (RECIPES.parent / file).is_file()
+            is_parallel = not file.endswith("single_gpu.yaml")
+            assert ("--num_processes" in words) == is_parallel  # else the file's own number would start
+            flags = words[words.index(f"recipes/{recipe}.py") + 1 :]
+            if (recipe, *flags) not in parsed:
+                parsed.add((recipe, *flags))
+                error = error_of(recipe, *flags, "--no_such_flag")
+                assert error.startswith("error: unknown key '--no_such_flag' in the command line"), plan.command
+    assert len(parsed) == 2 * 2 * len(RECIPES_OF_METHODS)
+
+
+def test_a_launch_line_says_all_that_was_planned_for():
+    """Context, precision and checkpointing decide the memory; by the defaults of the recipe another run would start."""
+    batch = Batch(2, 32, 16, num_iterations=3)
+    line = launch_line("clm", "lora", 4, True, batch, 8, False, ["--hidden_size 64"])
+    assert line == (
+        "accelerate launch --config_file accelerate_configs/multi_gpu.yaml --num_processes 4 "
+        "recipes/pretrain_causal_lm.py --hidden_size 64 --per_device_train_batch_size 2 --block_size 48 --bf16 false "
+        "--gradient_checkpointing true --use_peft true --lora_r 8 --lora_target_modules all-linear"
+    )
+    assert "--max_length 48" in launch_line("dpo", "ddp", 4, True, batch)
+    assert "--max_completion_length 16 --num_iterations 3" in launch_line("ppo", "none", 1, True, batch)
+
+
+def test_a_model_launched_by_its_plan_has_the_planned_size(run, tmp_path):
+    """The shape's flags, given to the recipe, make a model of as many parameters as the plan counts."""
+    shape = shape_for(2e5, vocab_size=270)
+    plan = plan_strategies(shape, "clm", Batch(2, 16, 16), 1, DEVICES["h100"], is_bf16=False, strategies=("none",))[0]
+    words = shlex.split(plan.command)
+    flags = words[words.index("recipes/pretrain_causal_lm.py") + 1 :]
+    train_tokenizer(["a b c"], 270).save_pretrained(tmp_path / "tokenizer")
+    run(
+        *("pretrain_causal_lm", *flags, "--tokenizer_name_or_path", tmp_path / "tokenizer", "--max_steps=1"),
+        *("--dataset_name=world/corpus", "--num_train_examples=20", "--output_dir", tmp_path / "model"),
+        *("--save_strategy=no", "--use_cpu=true", "--report_to=none"),
+    )
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    vocabulary = model.config.vocab_size
+    assert model.num_parameters() == shape.num_params + 2 * (vocabulary - 270) * shape.hidden_size
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: f"{path.parent.name}/{path.name}")
