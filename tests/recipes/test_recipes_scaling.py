@@ -249,7 +249,7 @@ def test_launch_lines_are_understood_by_their_recipes(error_of):
 
 
 def test_a_launch_line_says_all_that_was_planned_for():
-    """Context, precision and checkpointing decide the memory; by the defaults of the recipe another run would start."""
+    """Context, precision and checkpointing decide the memory: by its defaults the recipe would start another run."""
     batch = Batch(2, 32, 16, num_iterations=3)
     line = launch_line("clm", "lora", 4, True, batch, 8, False, ["--hidden_size 64"])
     assert line == (
