@@ -49,7 +49,7 @@ def ppo_value_loss(
     Returns:
         losses (B, T), float32, and clipped (B, T), True where the clip cuts the gradient.
     """
-    values, old_values, returns = at_least_float32(values), old_values.detach(), returns.detach()
+    values, old_values, returns = map(at_least_float32, (values, old_values.detach(), returns.detach()))
     near_values = values.clamp(old_values - cliprange_value, old_values + cliprange_value)
     unclipped_losses = 0.5 * (values - returns).square()
     clipped_losses = 0.5 * (near_values - returns).square()

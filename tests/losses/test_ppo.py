@@ -152,6 +152,25 @@ def test_half_precision_ratio_is_taken_in_float32(dtype):
     assert values.tolist() == [[45000.0]]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_values_are_clipped_in_float32(dtype):
+    """V = 65, V_old = 64, R = 66: clipped to 64.2, which half precision would round to 64.1875 or 64. L = ½ 1.8²."""
+    value, old, target = (torch.tensor([[x]], dtype=dtype) for x in (65.0, 64.0, 66.0))
+    losses, clipped = ppo_value_loss(value, old, target)
+    torch.testing.assert_close(losses, torch.tensor([[1.62]]))
+    assert clipped.item()
+
+
+@pytest.mark.parametrize("value", [-1e4, 1e4])
+def test_values_of_ten_thousand_off(value):
+    """V = ±10⁴, R = ∓10⁴: ½ (2 · 10⁴)² = 2 · 10⁸, with V - R as the gradient."""
+    values = torch.tensor([[value]], requires_grad=True)
+    losses, _ = ppo_value_loss(values, values.detach(), torch.tensor([[-value]]))
+    losses.sum().backward()
+    assert losses.item() == 2e8
+    assert values.grad.item() == 2 * value
+
+
 @given(st.integers(0, 2**31), st.floats(0.05, 0.5))
 @settings(max_examples=40, deadline=None)
 def test_agrees_with_the_definition_by_cases(seed, epsilon):

@@ -132,7 +132,20 @@ def test_half_precision_differences_are_taken_in_float32(dtype):
     torch.testing.assert_close(losses, torch.tensor([299.5 + 300.5**2]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_best_of_k_runs_in_float32(dtype):
+    """Two equal rewards of -10⁴ and a third place that the row does not have: log 2."""
+    rewards = torch.tensor([[-1e4, -1e4, -math.inf]], dtype=dtype, requires_grad=True)
+    loss = best_of_k_loss(rewards, torch.tensor([1]))
+    loss.sum().backward()
+    torch.testing.assert_close(loss, torch.tensor([math.log(2)]))
+    assert rewards.grad.tolist() == [[0.5, -0.5, 0.0]]
+
+
 def test_splits():
+    rewards, best = torch.randn(5, 3), torch.tensor([0, 2, 1, 1, 0])
+    halves = [best_of_k_loss(rewards[s], best[s]) for s in (slice(2), slice(2, 5))]
+    torch.testing.assert_close(torch.cat(halves), best_of_k_loss(rewards, best))
     chosen, rejected = torch.randn(5), torch.randn(5)
     halves = [bradley_terry_loss(chosen[s], rejected[s]) for s in (slice(2), slice(2, 5))]
     torch.testing.assert_close(torch.cat(halves), bradley_terry_loss(chosen, rejected))

@@ -81,6 +81,26 @@ def test_full_kl_with_forbidden_tokens():
     assert kl_full(logits.detach(), logits.detach()).item() == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_full_kl_of_logits_ten_thousand_apart(dtype):
+    """π is certain of what π_ref gives exp(-10⁴) = 0: the KL is 10⁴ (9984 in bfloat16). Finite gradients."""
+    logits = torch.tensor([1e4, 0.0], dtype=dtype, requires_grad=True)
+    kl = kl_full(logits, logits.detach().flip(0))
+    kl.backward()
+    assert kl.dtype == torch.float32
+    assert kl.item() == logits[0].item()
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_rao_blackwell_sums_in_float32(dtype):
+    """Forty KLs of 10⁴ sum to 4 · 10⁵, past float16; Σ_t (39 - t) · 10⁴ · -1 takes 7.8 · 10⁶ off again."""
+    kl = torch.full((1, 40), 1e4, dtype=dtype)
+    loss = rao_blackwellized_kl_loss(kl, torch.full((1, 40), -1.0, dtype=dtype), torch.ones(1, 40))
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx((40 - 780) * kl[0, 0].item())
+
+
 @pytest.mark.parametrize("difference", [-1e4, 1e4])
 def test_log_ratios_of_ten_thousand(difference):
     """k1 and k2 exactly, never clamped; k3 finite where exp(10⁴) is not; gradients finite."""

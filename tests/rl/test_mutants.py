@@ -1,4 +1,4 @@
-"""Planted bugs die: 48 ways to call these functions wrongly, and which exact check sees which.
+"""Planted bugs die: 49 ways to call these functions wrongly, and which exact check sees which.
 
 `PolicyStep` is a policy-gradient trainer reduced to its calls; each field is a place where trainers have gone wrong. A
 mutant replaces one field. Every mutant declares the complete set of checks that flag it, and the set is tested for
@@ -300,6 +300,7 @@ POLICY_MUTANTS = {
     "EOS action masked out (pad = EOS)": (
         {"mask": (IDS != EOS).long()}, GRADIENTS | {"critic", "KL", "reward"}),
     "padding counted": ({"mask": torch.ones_like(MASK)}, GRADIENTS | {"first ratio", "critic", "KL"}),
+    "mask one token late": ({"mask": MASK.roll(1, 1)}, GRADIENTS | {"first ratio", "critic", "KL", "reward"}),
     "forged EOS on cut completions": ({"labels": forged_eos()}, GRADIENTS | {"first ratio", "KL"}),
     "labels shifted": ({"labels": IDS.roll(1, 1)}, GRADIENTS | {"first ratio", "KL"}),
     "logits one position late": ({"forward": logits_one_late}, GRADIENTS | {"first ratio", "KL"}),

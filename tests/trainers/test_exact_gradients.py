@@ -6,11 +6,13 @@ gradient of J = E[RM] - β KL to float64 rounding. What is wrong inside a traine
 """
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+import hfcourse.rl
 from hfcourse.evaluation.enumerable import EOS, PROMPTS, VOCABULARY, EnumerableWorld
 from hfcourse.losses import ppo_policy_loss, reinforce_loss
 from hfcourse.masking import mean_and_variance
@@ -242,6 +244,11 @@ def test_a_bug_inside_the_trainer_shows_in_its_gradient(gradient_error, monkeypa
         monkeypatch.setattr(*patch)
     plain = {"baseline": "none"} if method is REINFORCE else PLAIN
     assert gradient_error(*method, **{**plain, **overrides}) > 1e-3
+
+
+def test_the_page_lists_these_bugs():
+    page = (Path(hfcourse.rl.__file__).parent / "MUTANTS.md").read_text(encoding="utf-8")
+    assert "\n".join(f"- {name}" for name in MUTANTS) in page
 
 
 def test_scaled_rewards_give_a_scaled_gradient(gradient_error, monkeypatch):
