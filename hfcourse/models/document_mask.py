@@ -20,23 +20,32 @@ def document_mask(position_ids: Tensor, causal: bool = True) -> Tensor:
     return (allowed.tril() if causal else allowed).unsqueeze(1)
 
 
-def attention_mask_for(model: PreTrainedModel, allowed: Tensor) -> Tensor | dict[str, Tensor]:
+def attention_mask_for(
+    model: PreTrainedModel, allowed: Tensor, position_ids: Tensor | None = None
+) -> Tensor | dict[str, Tensor]:
     """The mask as this model's attention reads it: bool for sdpa, added to the scores elsewhere.
 
-    A model with layers of a sliding window beside others gets a mask for either kind, by its name.
+    A model whose layers have a sliding window gets it drawn into the mask; one with such layers beside others gets a
+    mask for either kind, by its name.
+
+    Args:
+        allowed: (B, 1, T, T) bool.
+        position_ids: (B, T), by which the window counts. Places in the row, when not given.
     """
     config = model.config.get_text_config()
-    if len(set(getattr(config, "layer_types", None) or ())) < 2:
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ("sliding_attention" if window else "full_attention",))
+    if kinds == {"full_attention"}:
         return _as_added(model, allowed)
-    places = torch.arange(allowed.shape[-1], device=allowed.device)
+    places = torch.arange(allowed.shape[-1], device=allowed.device) if position_ids is None else position_ids
     # A decoder's window counts the token itself; an encoder's reaches as far to either side.
     is_causal = not allowed.triu(1).any()
-    reach = config.sliding_window - (1 if is_causal else 0)
-    near = (places[:, None] - places).abs() <= reach
-    return {
+    near = (places.unsqueeze(-1) - places.unsqueeze(-2)).abs() <= window - (1 if is_causal else 0)
+    masks = {
         "full_attention": _as_added(model, allowed),
-        "sliding_attention": _as_added(model, allowed & near),
+        "sliding_attention": _as_added(model, allowed & (near if near.dim() == 2 else near.unsqueeze(1))),
     }
+    return masks if len(kinds) > 1 else masks[kinds.pop()]
 
 
 def _as_added(model: PreTrainedModel, allowed: Tensor) -> Tensor:

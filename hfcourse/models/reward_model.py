@@ -1,10 +1,13 @@
 """Reward models: sequence classifiers with one label. How a prompt and its answer become one number."""
 
+import functools
 import math
+import types
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers.modeling_outputs import SequenceClassifierOutput
 from trl.trainer.reward_trainer import suppress_seqcls_warning
 
 from hfcourse.errors import InputError
@@ -29,6 +32,25 @@ def spare_pad_token(tokenizer: PreTrainedTokenizerBase) -> str:
     if not spare:
         raise InputError("pad_token: the tokenizer has none beside EOS; add one with add_special_tokens, then resize")
     return spare[0]
+
+
+def add_reward_reader(model: torch.nn.Module) -> None:
+    """Teach a sequence classifier a second forward: `model(**inputs, read_at=places)`.
+
+    It reads the reward at places (N,), indices into B·T, whatever the pad token is; only they meet the head. Without
+    the keyword nothing changes. It lives in `forward` because DDP and FSDP follow a model through its `forward` alone.
+    """
+    model = model.get_base_model() if hasattr(model, "peft_config") else model
+    model_forward = model.forward
+
+    @functools.wraps(type(model).forward)
+    def forward(self, *args, read_at=None, **kwargs):
+        if read_at is None:
+            return model_forward(*args, **kwargs)
+        hidden = self.base_model(*args, **kwargs).last_hidden_state
+        return SequenceClassifierOutput(logits=self.score(hidden.flatten(0, 1)[read_at]))
+
+    model.forward = types.MethodType(forward, model)
 
 
 def render(tokenizer: PreTrainedTokenizerBase, prompt, completion, finished: bool) -> str:

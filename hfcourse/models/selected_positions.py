@@ -9,9 +9,9 @@ from transformers import PreTrainedModel
 
 @contextmanager
 def head_reads_only(
-    model: PreTrainedModel, mask: Tensor, beside: Callable[[Tensor], Tensor] | None = None
+    model: PreTrainedModel, positions: Tensor, beside: Callable[[Tensor], Tensor] | None = None
 ) -> Iterator[list[Tensor]]:
-    """Within the block `model(...)` hands only the hidden states of `mask` to its head: logits are (1, N, V).
+    """Within the block `model(...)` hands only the hidden states at `positions` to its head: logits are (1, N, V).
 
     In a masked LM six of seven positions are not predicted, and with a large vocabulary the head costs more than the
     trunk. The trunk's own output is cut down by a hook, so that the model's head, with its layers, norms, biases and
@@ -19,7 +19,8 @@ def head_reads_only(
 
     Args:
         model: with a head that treats each position alone (all masked LMs and causal LMs), unwrapped.
-        mask: (B, T) bool. The N positions come in row-major order, as in `labels[mask]`.
+        positions: (B, T) bool, N of them, which come in row-major order, as in `labels[mask]`; or (N,) long, indices
+            into B·T, each as often as it is given.
         beside: called with all hidden states (B, T, d), within the model's forward, for a second head.
 
     Yields:
@@ -31,7 +32,7 @@ def head_reads_only(
         hidden = output[0]
         if beside is not None:
             results.append(beside(hidden))
-        selected = hidden[mask.to(hidden.device)].unsqueeze(0)
+        selected = hidden.flatten(0, 1)[positions.flatten().to(hidden.device)].unsqueeze(0)
         if isinstance(output, tuple):
             return selected, *output[1:]
         output["last_hidden_state"] = selected

@@ -11,6 +11,7 @@ from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from hfcourse.errors import InputError
 from hfcourse.logprobs import IGNORE_INDEX, TokenStats, token_logps, token_stats_from_hidden
+from hfcourse.models.selected_positions import head_reads_only
 
 # Families whose logits are more than `hidden @ weight + bias` (a cap, a scale): they go through their own forward.
 LOGIT_TRANSFORMS = (
@@ -34,6 +35,8 @@ def add_token_stats_head(model: torch.nn.Module, temperature: float = 1.0) -> No
     because DDP, FSDP and DeepSpeed follow a model through its `forward` alone. Without the keyword nothing changes.
 
         labels: (B, T), aligned with input_ids and shifted inside; -100 is not scored.
+        place: (B, T), where the inputs do not lie as the labels do ([`hfcourse.models.shared_prefix`]): the token of
+            each label, as an index into the flattened inputs.
         returns: dict of (B, T-1) tensors, the fields of [`hfcourse.logprobs.TokenStats`], position t telling of
             labels[:, t+1]; and `values`, V of the state before that token, if the model has a `value_head`.
 
@@ -50,20 +53,27 @@ def add_token_stats_head(model: torch.nn.Module, temperature: float = 1.0) -> No
     model_forward, own_logits = model.forward, _transforms_logits(model.config.get_text_config())
 
     @functools.wraps(type(model).forward)  # `generate` reads the signature
-    def forward(self, *args, token_stats=False, labels=None, **kwargs):
+    def forward(self, *args, token_stats=False, labels=None, place=None, **kwargs):
         if not token_stats:
             return model_forward(*args, **kwargs) if labels is None else model_forward(*args, labels=labels, **kwargs)
-        labels = labels[:, 1:]
+        place = torch.arange(labels.numel(), device=labels.device).view_as(labels) if place is None else place
+        place, labels = place[:, :-1], labels[:, 1:]
         mask = labels != IGNORE_INDEX
+        value_head = getattr(self, "value_head", None)
         if own_logits:
-            outputs = model_forward(*args, use_cache=False, output_hidden_states=True, **kwargs)
-            hidden = outputs.hidden_states[-1][:, :-1]
-            stats = _stats_from_logits(outputs.logits[:, :-1], labels, mask, temperature)
+            with head_reads_only(self, place[mask], value_head) as values:
+                logits = model_forward(*args, use_cache=False, **kwargs).logits[0]
+            stats = _stats_from_logits(logits, labels[mask], temperature)
         else:
-            hidden = self.base_model(*args, use_cache=False, **kwargs).last_hidden_state[:, :-1]
-            stats = _stats_from_head(hidden, self.get_output_embeddings(), labels, mask, temperature)
-        values = {"values": self.value_head(hidden).where(mask, 0.0)} if hasattr(self, "value_head") else {}
-        return {**stats._asdict(), **values}
+            hidden = self.base_model(*args, use_cache=False, **kwargs).last_hidden_state
+            values = [value_head(hidden)] if value_head is not None else []
+            stats = _stats_from_head(
+                hidden.flatten(0, 1)[place[mask]], self.get_output_embeddings(), labels[mask], temperature
+            )
+        columns = {n: x.new_zeros(mask.shape).masked_scatter(mask, x) for n, x in stats._asdict().items()}
+        if values:
+            columns["values"] = values[0].flatten()[place].where(mask, 0.0)
+        return columns
 
     model.forward = types.MethodType(forward, model)
 
@@ -72,14 +82,17 @@ def _transforms_logits(config) -> bool:
     return any(getattr(config, name, None) not in (None, 1.0) for name in LOGIT_TRANSFORMS)
 
 
-def _stats_from_head(hidden: Tensor, head: torch.nn.Linear, labels: Tensor, mask: Tensor, T: float) -> TokenStats:
+def _stats_from_head(rows: Tensor, head: torch.nn.Linear, labels: Tensor, temperature: float) -> TokenStats:
     weight, bias = (p.full_tensor() if isinstance(p, DTensor) else p for p in (head.weight, head.bias))  # FSDP2
+    everywhere = torch.ones_like(labels, dtype=torch.bool)
     with maybe_gather_lm_head_ctx(weight, bias):  # ZeRO-3
-        return token_stats_from_hidden(hidden.to(weight.device), weight, labels, mask, T, lm_head_bias=bias)
+        return token_stats_from_hidden(
+            rows.to(weight.device), weight, labels, everywhere, temperature, lm_head_bias=bias
+        )
 
 
-def _stats_from_logits(logits: Tensor, labels: Tensor, mask: Tensor, temperature: float) -> TokenStats:
+def _stats_from_logits(logits: Tensor, labels: Tensor, temperature: float) -> TokenStats:
     logps, entropy = token_logps(logits, labels, temperature)
     with torch.no_grad():
         is_top1, mean_logits = logits.argmax(-1) == labels, logits.float().mean(-1)
-    return TokenStats(logps, entropy, is_top1 & mask, mean_logits.where(mask, 0.0))
+    return TokenStats(logps, entropy, is_top1, mean_logits)

@@ -1,7 +1,8 @@
 """Direct preference optimization: the policy is its own reward model (course notes, 2.5 and 2.6)."""
 
 import copy
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -17,7 +18,8 @@ from trl.trainer.utils import use_adapter
 
 from hfcourse.errors import InputError
 from hfcourse.losses import dpo_loss, hinge_preference_loss, ipo_mean_loss, robust_dpo_loss
-from hfcourse.models.token_stats import add_token_stats_head
+from hfcourse.models.shared_prefix import can_share_prefix, share_pairs
+from hfcourse.models.token_stats import add_token_stats_head, causal_lm_of
 from hfcourse.trainers.checks import check_padding, check_preferences, check_row_lengths
 from hfcourse.trainers.hardware import HardwareDefaults
 from hfcourse.trainers.mixin import TrainerMixin
@@ -31,6 +33,14 @@ OWN_LOSSES = ("sigmoid", "ipo", "hinge", "robust")
 class DPOConfig(HardwareDefaults, trl.DPOConfig):
     """`trl.DPOConfig` whose precision comes from the hardware. `label_smoothing` counts for every loss of ours."""
 
+    shared_prefix: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Compute what chosen and rejected begin with, the prompt above all, once instead of twice. Unset: "
+            "where the model's attention can; True warns where it cannot. The log-probs are the same to rounding."
+        },
+    )
+
 
 class DPOTrainer(TrainerMixin, trl.DPOTrainer):
     """`trl.DPOTrainer` with the losses of [`hfcourse.losses`]; a drop-in.
@@ -40,7 +50,9 @@ class DPOTrainer(TrainerMixin, trl.DPOTrainer):
     Beside the loss it changes this in its parent:
     1. `label_smoothing` is honoured by `sigmoid` (conservative DPO), `hinge` and `ipo`, where TRL ignores it without
        a word.
-    2. Only completion positions meet the LM head.
+    2. Only completion positions meet the LM head, and the prompt is computed once for both answers
+       (`shared_prefix`, [`hfcourse.models.shared_prefix`]): 3 · 2N (P + C + R) operations a step instead of
+       3 · 2N (2P + C + R). Log-probs equal the plain batch's to rounding: 1e-5 a token in float32, 0.01 in bf16.
     3. The reference may be a copy of a model built in memory; TRL loads it again by its name.
     4. Says how many pairs it leaves out because their prompt alone fills `max_length`, and stops if all of them do.
     5. Precomputed reference log-probs are those of the rows as they are cut now, and several processes share them
@@ -48,6 +60,8 @@ class DPOTrainer(TrainerMixin, trl.DPOTrainer):
     The parent's other losses, and its options beside them (`f_divergence_type`, `ld_alpha`, `use_weighting`, several
     losses at once, mixture-of-experts), stay the parent's.
     """
+
+    _shares_prefix = None  # until the model has been tried
 
     def __init__(self, model, ref_model=None, args=None, *, train_dataset=None, peft_config=None, **kwargs):
         check_preferences(train_dataset, "train_dataset")
@@ -61,9 +75,20 @@ class DPOTrainer(TrainerMixin, trl.DPOTrainer):
         check_row_lengths(
             self.model.config, args.max_length, train_dataset=self.train_dataset, eval_dataset=self.eval_dataset
         )
+        self._learn_to_score()
+
+    def _learn_to_score(self) -> None:
+        """Give policy and reference their second forward: before anything is scored, which precomputing does early."""
+        if self._shares_prefix is not None:
+            return
         add_token_stats_head(self.model)
         if self.ref_model is not None:
             add_token_stats_head(self.accelerator.unwrap_model(self.ref_model))
+        can = not is_deepspeed_zero3_enabled() and can_share_prefix(causal_lm_of(self.model))
+        self._shares_prefix = self.args.shared_prefix is not False and can
+        if self.args.shared_prefix and not (can and self._uses_own_loss):
+            why = "the model's attention takes no mask of its own" if not can else "this loss is TRL's"
+            logger.warning(f"shared_prefix=True: {why}; the prompt is computed for each answer")
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
         prepared = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
@@ -112,21 +137,29 @@ class DPOTrainer(TrainerMixin, trl.DPOTrainer):
         labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
         not_the_models = ("completion_mask", "ref_chosen_logps", "ref_rejected_logps")
         model_inputs = {name: value for name, value in inputs.items() if name not in not_the_models}
+        if self._shares_prefix and set(model_inputs) == {"input_ids", "attention_mask"}:
+            shared = share_pairs(**model_inputs)
+            if shared is not None:
+                model_inputs = {**shared.inputs_for(causal_lm_of(self.model)), "place": shared.place}
         return model(**model_inputs, labels=labels, token_stats=True)
 
-    @torch.no_grad()
     def _ref_logps(self, inputs) -> tuple[Tensor, Tensor]:
         """log π_ref of chosen and rejected, each (B,): from the dataset, a copy, or without the adapter."""
         if self.precompute_ref_logps:
             return inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
-        with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
-            if self.ref_model is not None:
-                stats = self._score(self.ref_model, inputs)
-            else:
-                policy = self.accelerator.unwrap_model(self.model)
-                with use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None):
-                    stats = self._score(self.model, inputs)
-        return stats["logps"].sum(1).chunk(2)
+        return self.compute_ref_log_probs(self.ref_model or self.model, inputs)
+
+    @torch.no_grad()
+    def compute_ref_log_probs(self, model, inputs) -> tuple[Tensor, Tensor]:
+        if not self._uses_own_loss:
+            return super().compute_ref_log_probs(model, inputs)
+        self._learn_to_score()
+        reference = nullcontext()
+        if self.ref_model is None and hasattr(policy := self.accelerator.unwrap_model(self.model), "peft_config"):
+            reference = use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None)
+        without_checkpoints = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
+        with without_checkpoints, reference, self.accelerator.autocast():
+            return self._score(model, inputs)["logps"].sum(1).chunk(2)
 
     def _preference_loss(self, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, completion_mask):
         logps = (chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)

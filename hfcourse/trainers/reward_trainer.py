@@ -4,11 +4,14 @@ from dataclasses import dataclass, field
 
 import torch
 import trl
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.utils import logging
 
 from hfcourse.errors import InputError
 from hfcourse.losses import bradley_terry_loss
-from hfcourse.models.reward_model import spare_pad_token
+from hfcourse.models.reward_model import add_reward_reader, spare_pad_token
+from hfcourse.models.shared_prefix import can_share_prefix, share_pairs
+from hfcourse.models.token_stats import causal_lm_of
 from hfcourse.trainers.checks import check_preferences, check_row_lengths
 from hfcourse.trainers.hardware import HardwareDefaults
 from hfcourse.trainers.mixin import TrainerMixin
@@ -27,6 +30,13 @@ class RewardConfig(HardwareDefaults, trl.RewardConfig):
             "answer decides its reward. Unset: all are kept."
         },
     )
+    shared_prefix: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Compute what chosen and rejected begin with, the prompt above all, once instead of twice. Unset: "
+            "where the model's attention can; True warns where it cannot. The rewards are the same to rounding."
+        },
+    )
 
 
 class RewardTrainer(TrainerMixin, trl.RewardTrainer):
@@ -35,9 +45,12 @@ class RewardTrainer(TrainerMixin, trl.RewardTrainer):
         L = -log σ( RM(x, y_w) - RM(x, y_l) - margin ) + c (RM(x, y_w) + RM(x, y_l))²
 
     Beside the loss it changes this in its parent:
-    1. Never pads with EOS, because transformers would then read the reward one token before the answer's end.
+    1. Reads the reward at the last token that the attention mask counts, and never pads with EOS, because
+       transformers, which scores with the model later, takes the last token that is not the pad token.
     2. Says how many pairs `max_length` leaves out, and stops if it leaves out all of them.
     3. Identical answers and missing columns are errors, found before the first step.
+    4. The prompt is computed once for both answers (`shared_prefix`, [`hfcourse.models.shared_prefix`]): rewards equal
+       the plain batch's to rounding.
 
     Only differences are learnt: a constant added to every reward of a prompt changes nothing, so RM(y_w) > 0 > RM(y_l)
     need not hold. `center_rewards_coefficient` pins the mean near 0.
@@ -58,6 +71,13 @@ class RewardTrainer(TrainerMixin, trl.RewardTrainer):
             raise InputError(
                 f"pad_token: must differ from EOS; set pad_token={spare_pad_token(self.processing_class)}"
             )
+        add_reward_reader(self.model)
+        can = not is_deepspeed_zero3_enabled() and can_share_prefix(causal_lm_of(self.model))
+        self._shares_prefix = self.args.shared_prefix is not False and can
+        if self.args.shared_prefix and not can:
+            logger.warning(
+                "shared_prefix=True: the model's attention takes no mask of its own; the prompt is computed twice"
+            )
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
         prepared = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
@@ -69,7 +89,7 @@ class RewardTrainer(TrainerMixin, trl.RewardTrainer):
         return prepared
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
+        outputs = self._score(model, inputs["input_ids"], inputs["attention_mask"])
         chosen_rewards, rejected_rewards = outputs.logits.squeeze(-1).chunk(2)
         losses = bradley_terry_loss(
             chosen_rewards, rejected_rewards, inputs.get("margin"), self.args.center_rewards_coefficient
@@ -77,6 +97,16 @@ class RewardTrainer(TrainerMixin, trl.RewardTrainer):
         self._log_rewards(chosen_rewards.detach(), rejected_rewards.detach(), inputs["attention_mask"].sum())
         loss = losses.mean()
         return (loss, outputs) if return_outputs else loss
+
+    def _score(self, model, input_ids: torch.Tensor, attention_mask: torch.Tensor):
+        """logits (2B, 1), chosen first, each read at the last token of its row."""
+        ends = (attention_mask * torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)).argmax(1)
+        shared = share_pairs(input_ids, attention_mask) if self._shares_prefix else None
+        if shared is None:
+            starts = torch.arange(len(input_ids), device=input_ids.device) * input_ids.shape[1]
+            return model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, read_at=starts + ends)
+        read_at = shared.place.gather(1, ends[:, None]).squeeze(1)
+        return model(**shared.inputs_for(causal_lm_of(self.model)), use_cache=False, read_at=read_at)
 
     def _log_rewards(self, chosen_rewards: torch.Tensor, rejected_rewards: torch.Tensor, num_tokens: torch.Tensor):
         metrics = self._metrics["train" if self.model.training else "eval"]

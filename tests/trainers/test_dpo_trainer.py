@@ -7,10 +7,12 @@ import pytest
 import torch
 import trl
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
+from transformers import BloomConfig, BloomForCausalLM
 
 from hfcourse.errors import InputError
 from hfcourse.losses import dpo_loss
+from hfcourse.models.token_stats import causal_lm_of
 from hfcourse.trainers.dpo_trainer import DPOConfig, DPOTrainer
 
 PAIRS = [
@@ -107,6 +109,57 @@ def test_agrees_with_trl(make_trainer, loss_type, peft):
         assert {n: a[n] for n in names} == pytest.approx({n: b[n] for n in names}, abs=1e-5, rel=1e-4)
 
 
+LONG_PROMPTS = [
+    {**row, "prompt": "Mara lives in Oakton and likes tea. " * (i + 1) + row["prompt"]} for i, row in enumerate(PAIRS)
+]
+
+
+@pytest.mark.parametrize("precompute", [False, True], ids=["online", "precomputed"])
+@pytest.mark.parametrize("peft", [False, True], ids=["full", "lora"])
+def test_the_prompt_is_computed_once_and_nothing_else_changes(make_trainer, precompute, peft):
+    """Three steps with and without `shared_prefix`: every metric equal to rounding, fewer tokens through the trunk."""
+    settings = dict(shared_prefix=True, ref_model=None, precompute_ref_log_probs=precompute)
+    if peft:
+        settings["peft_config"] = LoraConfig(r=2, task_type="CAUSAL_LM")
+    elif not precompute:
+        settings["ref_model"] = "copy"
+    histories, tokens = [], []
+    for shared_prefix in (True, False):
+        trainer = make_trainer(LONG_PROMPTS, **{**settings, "shared_prefix": shared_prefix})
+        seen = []
+        trunk = causal_lm_of(trainer.model).base_model
+        trunk.register_forward_pre_hook(
+            lambda _m, _a, kw, seen=seen: seen.append(kw["input_ids"].shape), with_kwargs=True
+        )
+        trainer.train()
+        histories.append(trainer.state.log_history[:3])
+        tokens.append(seen)
+    for a, b in zip(*histories, strict=True):
+        a.pop("epoch"), b.pop("epoch")
+        assert a == pytest.approx(b, abs=2e-4, rel=2e-4)
+    assert len(tokens[0]) == len(tokens[1])
+    assert {shape[0] for shape in tokens[0]} == {4}
+    assert {shape[0] for shape in tokens[1]} == {8}
+
+
+def test_a_model_that_cannot_share_says_so_once(tiny_tokenizer, tmp_path, caplog):
+    """BLOOM's ALiBi counts keys: trained all the same, with one warning if sharing was asked for, else with none."""
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=300, hidden_size=32, n_layer=1, n_head=4, initializer_range=0.2)
+    for asked, warnings in ((True, 1), (None, 0)):
+        caplog.clear()
+        with caplog.at_level("WARNING", logger="hfcourse.trainers.dpo_trainer"):
+            trainer = DPOTrainer(
+                BloomForCausalLM(BloomConfig(**sizes)),
+                args=DPOConfig(str(tmp_path), max_steps=2, shared_prefix=asked, report_to="none", disable_tqdm=True),
+                train_dataset=Dataset.from_list(LONG_PROMPTS),
+                processing_class=copy.deepcopy(tiny_tokenizer),
+            )
+            trainer.train()
+        assert caplog.text.count("shared_prefix=True") == warnings
+        assert trainer.state.log_history[-1]["train_loss"] == pytest.approx(math.log(2), abs=1e-3)
+
+
 @pytest.mark.parametrize("loss_type", ["sigmoid", "robust"])
 def test_accumulation_of_4x1_equals_1x4(make_trainer, loss_type):
     whole = make_trainer(loss_type=loss_type)
@@ -142,17 +195,45 @@ def test_precomputed_reference_gives_the_same_training(make_trainer):
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
-def test_what_is_not_ours_stays_the_parents(make_trainer):
-    """APO-zero, a mixture of losses and f-divergences give TRL's loss."""
-    for settings in (
-        dict(loss_type="apo_zero"),
-        dict(loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.5]),
-        dict(f_divergence_type="js_divergence"),
-    ):
-        ours = make_trainer(**settings)
-        theirs = make_trainer(trainer_class=trl.DPOTrainer, config_class=trl.DPOConfig, **settings)
-        batch = first_batch(ours)
-        torch.testing.assert_close(ours.compute_loss(ours.model, batch), theirs.compute_loss(theirs.model, batch))
+PARENTS = [
+    dict(loss_type="exo_pair", label_smoothing=0.1),
+    *(dict(loss_type=name) for name in ("nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero")),
+    *(dict(loss_type=name) for name in ("apo_down", "discopop", "sft", "sigmoid_norm")),
+    dict(loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.5]),
+    dict(f_divergence_type="js_divergence"),
+    dict(ld_alpha=0.5),
+    dict(use_weighting=True),
+]
+
+
+@pytest.mark.parametrize("settings", PARENTS, ids=lambda s: "-".join(map(str, s.values())))
+def test_what_is_not_ours_stays_the_parents(make_trainer, settings):
+    """The other losses, mixtures, f-divergences, length desensitization and WPO give TRL's loss and metrics."""
+    ours = make_trainer(**settings)
+    theirs = make_trainer(trainer_class=trl.DPOTrainer, config_class=trl.DPOConfig, **settings)
+    batch = first_batch(ours)
+    with torch.no_grad():
+        for trainer in (ours, theirs):
+            trainer.model.lm_head.weight.mul_(1.2)
+    torch.testing.assert_close(ours.compute_loss(ours.model, batch), theirs.compute_loss(theirs.model, batch))
+    assert ours._metrics["train"] == theirs._metrics["train"]
+
+
+@pytest.mark.parametrize("precompute", [False, True], ids=["online", "precomputed"])
+def test_a_trained_adapter_is_its_own_reference(make_trainer, tiny_llama, tiny_tokenizer, tmp_path, precompute):
+    """A PeftModel that has learnt already: the reference is a copy of its adapter, not the model without it."""
+    torch.manual_seed(0)
+    model = get_peft_model(tiny_llama(0), LoraConfig(r=2, task_type="CAUSAL_LM", init_lora_weights=False))
+    args = DPOConfig(str(tmp_path), learning_rate=1e-2, max_steps=2, report_to="none", disable_tqdm=True)
+    args.precompute_ref_log_probs = precompute
+    data = Dataset.from_list(LONG_PROMPTS)
+    trainer = DPOTrainer(model, args=args, train_dataset=data, processing_class=copy.deepcopy(tiny_tokenizer))
+    assert trainer.compute_loss(trainer.model, first_batch(trainer)).item() == pytest.approx(math.log(2), abs=1e-6)
+    batch = first_batch(trainer)
+    before = trainer._ref_logps(batch)
+    trainer.train()
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer._ref_logps(batch), strict=True))
+    assert trainer.compute_loss(trainer.model, batch).item() != pytest.approx(math.log(2), abs=1e-3)
 
 
 def test_pairs_without_room_for_an_answer_are_left_out_and_counted(make_trainer, caplog):

@@ -11,6 +11,7 @@ from transformers import AutoModelForSequenceClassification, LlamaForSequenceCla
 from hfcourse.errors import InputError
 from hfcourse.losses import bradley_terry_loss
 from hfcourse.models.reward_model import render, score, spare_pad_token
+from hfcourse.models.token_stats import causal_lm_of
 from hfcourse.trainers.reward_trainer import RewardConfig, RewardTrainer
 
 PAIRS = [
@@ -72,6 +73,25 @@ def test_loss_is_the_pure_function_on_the_batch(make_trainer):
     expected = bradley_terry_loss(*rewards.chunk(2), batch["margin"], 0.1).mean()
     torch.testing.assert_close(trainer.compute_loss(trainer.model, batch), expected)
     assert trainer.compute_loss(trainer.model, {**batch, "margin": -batch["margin"]}) != expected
+
+
+@pytest.mark.parametrize("peft", [False, True], ids=["full", "lora"])
+def test_the_prompt_is_computed_once_and_nothing_else_changes(make_trainer, peft):
+    rows = [{**row, "prompt": "Mara lives in Oakton and likes tea. " * (i + 1)} for i, row in enumerate(PAIRS)]
+    settings = dict(peft_config=LoraConfig(r=2, task_type="SEQ_CLS", modules_to_save=["score"])) if peft else {}
+    histories, tokens = [], []
+    for shared_prefix in (True, False):
+        trainer = make_trainer(rows, shared_prefix=shared_prefix, **settings)
+        trunk, seen = causal_lm_of(trainer.model).base_model, []
+        trunk.register_forward_pre_hook(
+            lambda _m, _a, kw, seen=seen: seen.append(len(kw["input_ids"])), with_kwargs=True
+        )
+        trainer.train()
+        histories.append([{**log, "epoch": 0} for log in trainer.state.log_history[:3]])
+        tokens.append(set(seen))
+    for a, b in zip(*histories, strict=True):
+        assert a == pytest.approx(b, abs=1e-5, rel=1e-4)
+    assert tokens == [{4}, {8}]
 
 
 @pytest.mark.parametrize("pad_is_eos", [False, True])
