@@ -89,7 +89,8 @@ def trainer_of(name: str, method: str, folder: str):
                 "rejected": [" " + text(batch.completion_length - 1, 200 + i) for i in rows],
             }
         )
-        args = DPOConfig(folder, max_length=None, **common)
+        # What is planned is the plain batch: prompts shared by chosen and rejected only make it less.
+        args = DPOConfig(folder, max_length=None, shared_prefix=False, **common)
         return DPOTrainer(model, args=args, train_dataset=data, processing_class=tokenizer_of())
     args = PPOConfig(
         folder, **common | {"max_steps": 4}, num_iterations=2, max_completion_length=batch.completion_length, beta=0.05

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import torch
 import trl
-from datasets import Dataset, load_from_disk
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset, concatenate_datasets, load_from_disk
 from datasets.fingerprint import Hasher
 from torch import Tensor
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.utils import logging
@@ -23,6 +25,7 @@ from hfcourse.models.token_stats import add_token_stats_head, causal_lm_of
 from hfcourse.trainers.checks import check_padding, check_preferences, check_row_lengths
 from hfcourse.trainers.hardware import HardwareDefaults
 from hfcourse.trainers.mixin import TrainerMixin
+from hfcourse.trainers.reference_cache import ReferenceCache, model_key, pair_keys
 
 logger = logging.get_logger(__name__)
 
@@ -54,20 +57,22 @@ class DPOTrainer(TrainerMixin, trl.DPOTrainer):
        (`shared_prefix`, [`hfcourse.models.shared_prefix`]): 3 · 2N (P + C + R) operations a step instead of
        3 · 2N (2P + C + R). Log-probs equal the plain batch's to rounding: 1e-5 a token in float32, 0.01 in bf16.
     3. The reference may be a copy of a model built in memory; TRL loads it again by its name.
-    4. Says how many pairs it leaves out because their prompt alone fills `max_length`, and stops if all of them do.
-    5. Precomputed reference log-probs are those of the rows as they are cut now, and several processes share them
-       for a dataset in memory too.
+    4. `precompute_ref_log_probs` keeps each pair's log-probs by model and tokens ([`ReferenceCache`]): the next run, a
+       sweep over β, more data or a run that was killed compute what is missing. It takes streams.
+    5. Says how many pairs it leaves out because their prompt alone fills `max_length`, and stops if all of them do.
     The parent's other losses, and its options beside them (`f_divergence_type`, `ld_alpha`, `use_weighting`, several
     losses at once, mixture-of-experts), stay the parent's.
     """
 
     _shares_prefix = None  # until the model has been tried
+    _reference_cache = None
 
     def __init__(self, model, ref_model=None, args=None, *, train_dataset=None, peft_config=None, **kwargs):
         check_preferences(train_dataset, "train_dataset")
         check_padding(kwargs.get("processing_class"))
         is_plain = isinstance(model, PreTrainedModel) and peft_config is None and not is_deepspeed_zero3_enabled()
-        precompute = args is not None and args.precompute_ref_log_probs
+        # A stream is not read beforehand: its reference is asked when a pair comes by for the first time.
+        precompute = args is not None and args.precompute_ref_log_probs and isinstance(train_dataset, Dataset)
         if ref_model is None and is_plain and not precompute:
             ref_model = copy.deepcopy(model).requires_grad_(False).eval()
         args = args or DPOConfig("DPO")
@@ -99,22 +104,6 @@ class DPOTrainer(TrainerMixin, trl.DPOTrainer):
             logger.warning(f"{left_out} are left out: their prompt alone fills max_length={args.max_length}")
         return prepared
 
-    def _precompute_ref_logps(self, dataset, name, batch_size):
-        """The parent keeps them in a file named after the rows and the model: the cut is missing from the name, and
-        for a dataset in memory each process looks into a temporary folder of its own."""
-        if self.accelerator.num_processes > 1 and isinstance(dataset, Dataset) and not dataset.cache_files:
-            folder = Path(self.args.output_dir) / f"{name}_with_reference"
-            if self.accelerator.is_main_process:
-                dataset.save_to_disk(folder)
-            self.accelerator.wait_for_everyone()
-            dataset = load_from_disk(folder)
-        of_model = self._precompute_model_hash
-        self._precompute_model_hash = Hasher.hash((of_model, self.args.max_length, self.args.truncation_mode))
-        try:
-            return super()._precompute_ref_logps(dataset, name, batch_size)
-        finally:
-            self._precompute_model_hash = of_model
-
     @property
     def _uses_own_loss(self) -> bool:
         plain = self.f_divergence_type == "reverse_kl" and self.ld_alpha is None
@@ -143,11 +132,67 @@ class DPOTrainer(TrainerMixin, trl.DPOTrainer):
                 model_inputs = {**shared.inputs_for(causal_lm_of(self.model)), "place": shared.place}
         return model(**model_inputs, labels=labels, token_stats=True)
 
+    def _precompute_ref_logps(self, dataset, name, batch_size):
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:  # weights that no process has whole
+            return self._precompute_by_file(dataset, name, batch_size)
+        if self._reference_cache is None:
+            settings = (self.accelerator.mixed_precision, self.ld_alpha)
+            key = [model_key(self.accelerator.unwrap_model(self.ref_model or self.model), *settings)]
+            self._reference_cache = ReferenceCache(broadcast_object_list(key)[0])
+        if not isinstance(dataset, Dataset):
+            return dataset
+        batches = (dataset[i : i + batch_size] for i in range(0, len(dataset), batch_size))
+        keys = [key for batch in batches for key in pair_keys(self._collate_columns(batch))]
+        first_places = {key: i for i, key in enumerate(keys) if key not in self._reference_cache.known}
+        missing = dataset.select(first_places.values())
+        logger.info(f"{name}: reference log-probs of {len(missing)} of {len(dataset)} pairs are computed")
+        loader = DataLoader(missing, batch_size, collate_fn=self.data_collator)
+        for inputs in self.accelerator.prepare(loader) if len(missing) else ():
+            self._ask_reference(inputs)
+        chosen, rejected = self._reference_cache.read(keys)
+        columns = {"ref_chosen_logps": chosen.numpy(), "ref_rejected_logps": rejected.numpy()}
+        return concatenate_datasets([dataset, Dataset.from_dict(columns)], axis=1)
+
+    def _precompute_by_file(self, dataset, name, batch_size):
+        """The parent keeps them in a file named after the rows and the model: the cut is missing from the name, and
+        for a dataset in memory each process looks into a temporary folder of its own."""
+        if self.accelerator.num_processes > 1 and isinstance(dataset, Dataset) and not dataset.cache_files:
+            folder = Path(self.args.output_dir) / f"{name}_with_reference"
+            if self.accelerator.is_main_process:
+                dataset.save_to_disk(folder)
+            self.accelerator.wait_for_everyone()
+            dataset = load_from_disk(folder)
+        of_model = self._precompute_model_hash
+        self._precompute_model_hash = Hasher.hash((of_model, self.args.max_length, self.args.truncation_mode))
+        try:
+            return super()._precompute_ref_logps(dataset, name, batch_size)
+        finally:
+            self._precompute_model_hash = of_model
+
+    def _collate_columns(self, columns: dict[str, list]) -> dict[str, Tensor]:
+        names = ("prompt_ids", "chosen_ids", "rejected_ids")
+        rows = zip(*(columns[name] for name in names), strict=True)
+        return self.data_collator([dict(zip(names, row, strict=True)) for row in rows])
+
+    def _ask_reference(self, inputs) -> None:
+        """Compute the reference's log-probs of a batch and keep them, those of the other processes in memory alone."""
+        keys = torch.tensor([list(key) for key in pair_keys(inputs)], device=inputs["input_ids"].device)
+        logps = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
+        keys, *logps = self.accelerator.gather_for_metrics((keys, *logps))
+        write = self.accelerator.is_main_process
+        self._reference_cache.add([bytes(key) for key in keys.tolist()], *logps, write=write)
+
     def _ref_logps(self, inputs) -> tuple[Tensor, Tensor]:
         """log π_ref of chosen and rejected, each (B,): from the dataset, a copy, or without the adapter."""
-        if self.precompute_ref_logps:
+        if "ref_chosen_logps" in inputs:
             return inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
-        return self.compute_ref_log_probs(self.ref_model or self.model, inputs)
+        if self._reference_cache is None:
+            return self.compute_ref_log_probs(self.ref_model or self.model, inputs)
+        keys = pair_keys(inputs)
+        unknown = torch.tensor(not self._reference_cache.known.keys() >= set(keys), device=inputs["input_ids"].device)
+        if self.accelerator.gather(unknown).any():  # together, for the reference may be spread over the processes
+            self._ask_reference(inputs)
+        return self._reference_cache.read(keys, like=inputs["input_ids"])
 
     @torch.no_grad()
     def compute_ref_log_probs(self, model, inputs) -> tuple[Tensor, Tensor]:
