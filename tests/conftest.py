@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 
 os.environ.update(
     HF_HUB_OFFLINE="1",
@@ -33,6 +34,15 @@ SENTENCES = (
 def pytest_collection_finish():
     """Every `train()` of transformers collects garbage; walking all that was imported took most of a short one."""
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_dataset_cache(tmp_path_factory):
+    """Nothing is read that an earlier run computed; processes that a test starts inherit the folder."""
+    folder = tmp_path_factory.mktemp("datasets")
+    os.environ["HF_DATASETS_CACHE"] = str(folder)
+    if "datasets" in sys.modules:
+        sys.modules["datasets"].config.HF_DATASETS_CACHE = folder
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -140,6 +140,8 @@ class DPOTrainer(TrainerMixin, trl.DPOTrainer):
             key = [model_key(self.accelerator.unwrap_model(self.ref_model or self.model), *settings)]
             self._reference_cache = ReferenceCache(broadcast_object_list(key)[0])
         if not isinstance(dataset, Dataset):
+            if not self._uses_own_loss:
+                raise InputError(f"precompute_ref_log_probs: on a stream it needs one of loss_type={OWN_LOSSES}")
             return dataset
         batches = (dataset[i : i + batch_size] for i in range(0, len(dataset), batch_size))
         keys = [key for batch in batches for key in pair_keys(self._collate_columns(batch))]
@@ -178,7 +180,7 @@ class DPOTrainer(TrainerMixin, trl.DPOTrainer):
         """Compute the reference's log-probs of a batch and keep them, those of the other processes in memory alone."""
         keys = torch.tensor([list(key) for key in pair_keys(inputs)], device=inputs["input_ids"].device)
         logps = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
-        keys, *logps = self.accelerator.gather_for_metrics((keys, *logps))
+        keys, *logps = self.accelerator.gather((keys, *logps))
         write = self.accelerator.is_main_process
         self._reference_cache.add([bytes(key) for key in keys.tolist()], *logps, write=write)
 

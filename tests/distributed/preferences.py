@@ -7,7 +7,7 @@ import json
 import sys
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from hfcourse import (
@@ -74,6 +74,24 @@ def dpo_trainer(output_dir: str, batch_size: int):
     return DPOTrainer(model(), args=args, train_dataset=pairs(), processing_class=train_tokenizer(["a b"], 260))
 
 
+def precomputed_dpo_trainer(output_dir: str, batch_size: int):
+    """Of nine pairs, two twice, so that the processes have unequal shares of what is missing."""
+    rows = concatenate_datasets([pairs(), pairs().select([0])])
+    args = DPOConfig(**settings(output_dir, batch_size), precompute_ref_log_probs=True)
+    tokenizer = train_tokenizer(["a b"], 260)
+    trainer = DPOTrainer(model(), args=args, train_dataset=rows, processing_class=tokenizer)
+    rewards = [row["ref_chosen_logps"] - row["ref_rejected_logps"] for row in trainer.train_dataset]
+    trainer.train_dataset = trainer.train_dataset.select(range(ROWS))
+    return trainer, {"ref_logps": rewards}
+
+
+def streamed_dpo_trainer(output_dir: str, batch_size: int):
+    args = DPOConfig(**settings(output_dir, batch_size), precompute_ref_log_probs=True, beta=0.2)
+    stream = pairs().to_iterable_dataset()
+    tokenizer = train_tokenizer(["a b"], 260)
+    return DPOTrainer(model(), args=args, train_dataset=stream, processing_class=tokenizer)
+
+
 def ppo_trainer(output_dir: str, batch_size: int):
     return rollout_trainer(PPOTrainer, PPOConfig(**settings(output_dir, batch_size), **ROLLOUT, num_iterations=1))
 
@@ -110,12 +128,21 @@ def rollout_trainer(trainer_class, args):
 
 def train_all(output_dir: str, batch_size: int) -> list[dict]:
     learnt = []
-    for make in (reward_trainer, dpo_trainer, ppo_trainer, reinforce_trainer):
-        trainer = make(output_dir, batch_size)
+    makers = (
+        reward_trainer,
+        dpo_trainer,
+        streamed_dpo_trainer,
+        precomputed_dpo_trainer,
+        ppo_trainer,
+        reinforce_trainer,
+    )
+    for make in makers:
+        made = make(output_dir, batch_size)
+        trainer, seen = made if isinstance(made, tuple) else (made, {})
         trainer.train()
         logged = {n: v for log in trainer.state.log_history for n, v in log.items() if n in METRICS}
         sums = [p.double().sum().item() for p in trainer.model.parameters()]
-        learnt.append({"num_processes": trainer.accelerator.num_processes, "sums": sums, **logged})
+        learnt.append({"num_processes": trainer.accelerator.num_processes, "sums": sums, **logged, **seen})
     return learnt
 
 

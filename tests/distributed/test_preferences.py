@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 
@@ -10,8 +11,10 @@ from tests.distributed.launch import run_on_processes
 from tests.distributed.preferences import ROWS, train_all
 
 
-def test_two_processes_equal_one(tmp_path):
-    """Rewards, advantages (whitened over both), losses and the parameters after an SGD step."""
+def test_two_processes_equal_one(tmp_path, monkeypatch):
+    """Rewards, reference log-probs, advantages (whitened over both), losses and the parameters after an SGD step."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "of one")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "of two"))
     alone = train_all(str(tmp_path), ROWS)
     ranks = run_on_processes(Path(__file__).parent / "preferences.py", str(tmp_path), str(ROWS // 2))
     for out in ranks:

@@ -1,11 +1,18 @@
 """Tokenizers for pretraining, as the collators' tests know them, and models of their size."""
 
+import datasets
 import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration
 
 from tests.collators.conftest import t5_tokenizer, word_piece  # noqa: F401
 from tests.trainers.rollouts import ppo_trainer
+
+
+@pytest.fixture(autouse=True)
+def empty_dataset_cache(tmp_path, monkeypatch):
+    """What one test computed is not there for the next."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
 
 
 @pytest.fixture(scope="session")
