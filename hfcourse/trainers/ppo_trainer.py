@@ -3,9 +3,12 @@
 from dataclasses import dataclass, field
 
 from torch import Tensor
+from trl.trainer.utils import disable_dropout_in_model
 
+from hfcourse.errors import InputError
 from hfcourse.losses import ppo_policy_loss, ppo_value_loss
 from hfcourse.masking import masked_sum, scale, whiten
+from hfcourse.models.adapters import VALUE_ADAPTER, without_adapters
 from hfcourse.models.value_head import add_value_head, load_value_head, save_value_head, split_value_head
 from hfcourse.rl import generalized_advantage_estimation, kl_penalized_rewards
 from hfcourse.trainers.hardware import HardwareDefaults
@@ -25,6 +28,13 @@ class PPOConfig(HardwareDefaults, RolloutConfig):
     cliprange_value: float = field(default=0.2, metadata={"help": "How far a value may move from the rollout's."})
     gamma: float = field(default=1.0, metadata={"help": "Discount γ."})
     lam: float = field(default=0.95, metadata={"help": "λ of generalized advantage estimation."})
+    value_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "The critic. Unset: a linear head on the policy's own trunk. adapter: with LoRA, a second adapter "
+            "on the same base. A path: a model of its own; a reward model brings its head."
+        },
+    )
     entropy_coef: float = field(default=0.0, metadata={"help": "Weight of an entropy bonus."})
     normalize_advantages: bool = field(
         default=True, metadata={"help": "Whiten the advantages over the tokens of the whole rollout."}
@@ -43,7 +53,7 @@ class PPOTrainer(RolloutTrainer):
     its siblings becomes one of each token against a critic. Deviations from the papers
     (https://huggingface.co/papers/1707.06347, https://huggingface.co/papers/1909.08593):
 
-    1. The critic is a linear head on the policy's trunk; it starts at 0.
+    1. The critic is a linear head on the policy's trunk, starting at 0, unless `value_model` says otherwise.
     2. The score falls on the last token the policy chose, the KL penalty (k1) on every token.
     3. `whiten_rewards` divides and does not shift: on completions of unequal length a shift would pay for length.
     4. Each loss is summed over the tokens of an optimizer step and divided by their number, over all micro-batches
@@ -53,18 +63,26 @@ class PPOTrainer(RolloutTrainer):
         model: causal LM, its PEFT wrapper, or a path.
         reward_funcs: functions `f(prompts, completions, completion_ids, **columns)`, reward models (or paths to
             them: sequence classifiers with one label), or a list of both, weighted by `reward_weights`.
+            With LoRA, the folder of a reward model's adapter on the policy's base costs no second base.
         ref_model: π_PT. By default a copy of the model, or the model without its adapter.
+        value_model: a model in place of the path in `args.value_model`; its trunk is trained as the critic.
 
-    `save_model` writes an ordinary model folder and beside it `value_head.safetensors`.
+    `save_model` writes an ordinary model folder and beside it `value_head.safetensors`, the whole critic.
     """
 
     _tag_names = ["hfcourse", "ppo"]
     _name = "PPO"
     _paper = {"title": "Fine-Tuning Language Models from Human Preferences", "id": "1909.08593"}
 
-    def __init__(self, model, reward_funcs, args=None, train_dataset=None, **kwargs):
+    def __init__(self, model, reward_funcs, args=None, train_dataset=None, *, value_model=None, **kwargs):
         super().__init__(model, reward_funcs, args or PPOConfig("PPO"), train_dataset, **kwargs)
-        add_value_head(self.model)
+        value_model = self.args.value_model if value_model is None else value_model
+        if value_model == "adapter" and self.args.gradient_checkpointing:
+            # What is recomputed in the backward pass would go through the adapter that is active by then.
+            raise InputError("gradient_checkpointing: does not go with value_model=adapter; unset one of them")
+        add_value_head(self.model, value_model)
+        if self.args.disable_dropout:
+            disable_dropout_in_model(self.model)
 
     def _assign_credit(self, rollout, scores, stats, ref_logps):
         logps, values, mask = stats["logps"], stats["values"], rollout["completion_mask"]
@@ -115,7 +133,8 @@ class PPOTrainer(RolloutTrainer):
     def _save(self, output_dir=None, state_dict=None):
         state_dict = self.accelerator.unwrap_model(self.model).state_dict() if state_dict is None else state_dict
         policy, head = split_value_head(state_dict)
-        super()._save(output_dir, state_dict=policy)
+        with without_adapters(self.accelerator.unwrap_model(self.model), {VALUE_ADAPTER, *self._reward_adapters}):
+            super()._save(output_dir, state_dict=policy)
         if self.args.should_save:
             save_value_head(head, output_dir or self.args.output_dir)
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl.models.utils import disable_gradient_checkpointing, prepare_deepspeed, prepare_fsdp
-from trl.trainer.utils import use_adapter
 
 from hfcourse.errors import InputError
+from hfcourse.models.adapters import RewardAdapter, active_adapter, is_reward_adapter
 from hfcourse.models.reward_model import load_reward_model
 from hfcourse.models.token_stats import add_token_stats_head
 from hfcourse.trainers.checks import check_columns, check_padding, check_prompt_lengths
@@ -42,7 +42,8 @@ class RolloutTrainer(TrainerMixin, RolloutMetrics, trl.RLOOTrainer):
         reward_funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
         reload_reference = is_deepspeed_zero3_enabled() and ref_model is None
         beta = args.beta
-        self.memory = RolloutMemory(beta)
+        self.memory, self._reward_adapters = RolloutMemory(beta), []
+        self._rollout, self._micro_batches = None, []
         try:
             # RLOO loads the reference again by the model's name; a copy will do, for models built in memory too.
             args.beta = beta if reload_reference else 0.0
@@ -61,11 +62,13 @@ class RolloutTrainer(TrainerMixin, RolloutMetrics, trl.RLOOTrainer):
         self._place_reward_models()
         self.add_callback(self.memory)
         self.add_callback(SaveOnRolloutBoundary(args.updates_per_rollout))
-        self._rollout, self._micro_batches = None, []
 
     # -- what the parent's __init__ leaves to us ---------------------------------------------------------------------
 
     def _as_function(self, reward_func):
+        if isinstance(reward_func, str) and is_reward_adapter(reward_func):
+            tokenizer = AutoTokenizer.from_pretrained(reward_func)
+            return RewardModelFunction(RewardAdapter(reward_func), tokenizer, eos_token_ids=[])
         if isinstance(reward_func, str):
             reward_func = load_reward_model(reward_func)
         if isinstance(reward_func, PreTrainedModel):
@@ -77,6 +80,10 @@ class RolloutTrainer(TrainerMixin, RolloutMetrics, trl.RLOOTrainer):
         for function in self.reward_funcs:
             if isinstance(function, RewardModelFunction):
                 function.eos_token_ids = self.eos_token_ids
+                if isinstance(function.model, RewardAdapter):
+                    function.model.attach(self.model, f"reward_{len(self._reward_adapters)}")
+                    self._reward_adapters.append(function.model.name)
+                    continue
                 function.model = self.accelerator.prepare_model(
                     function.model, evaluation_mode=True, device_placement=True
                 )
@@ -199,24 +206,25 @@ class RolloutTrainer(TrainerMixin, RolloutMetrics, trl.RLOOTrainer):
             if not self.beta:
                 return stats, stats["logps"]
             if not self._has_adapter_reference:
-                return stats, self._forward_in_batches(self.ref_model, rollout)["logps"]
+                return stats, self._forward_in_batches(self.ref_model, rollout, values=False)["logps"]
             policy = self.accelerator.unwrap_model(self.model)
-            with use_adapter(policy, adapter_name="ref" if "ref" in policy.peft_config else None):
-                return stats, self._forward_in_batches(self.model, rollout)["logps"]
+            with active_adapter(policy, "ref" if "ref" in policy.peft_config else None):
+                return stats, self._forward_in_batches(self.model, rollout, values=False)["logps"]
 
-    def _forward_in_batches(self, model, rollout: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _forward_in_batches(self, model, rollout: dict[str, Tensor], values: bool = True) -> dict[str, Tensor]:
         """[`_forward`] of all rows, in batches of rows of like length, each trimmed to its longest."""
         size = self.args.per_device_train_batch_size if self.model.training else self.args.per_device_eval_batch_size
         shape, stats = rollout["completion_ids"].shape, {}
         for rows in lengths(rollout).argsort().split(size):
-            for name, x in self._forward(model, trim({n: column[rows] for n, column in rollout.items()})).items():
+            batch = trim({name: x[rows] for name, x in rollout.items()})
+            for name, x in self._forward(model, batch, values).items():
                 stats.setdefault(name, x.new_zeros(shape))[rows, : x.shape[1]] = x
         return stats
 
-    def _forward(self, model, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _forward(self, model, batch: dict[str, Tensor], values: bool = True) -> dict[str, Tensor]:
         """Log-probs, entropies and values of the completion, each (B, C), from one forward pass."""
         with self.accelerator.autocast():
-            stats = model(**model_inputs(batch), token_stats=True)
+            stats = model(**model_inputs(batch), token_stats=True, values=values)
         length = batch["completion_ids"].shape[1]
         return {name: x[:, -length:] for name, x in stats.items()}
 
