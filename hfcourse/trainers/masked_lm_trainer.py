@@ -48,7 +48,7 @@ class MaskedLMTrainer(LanguageModelTrainer):
 
         L = -(1/n) Σ_{t hidden} log p(x_t | the rest)   [ - (1/m) Σ_i log p(x_i | x_{s-1}, x_{e+1}, i - s) ]
 
-    1. Only hidden positions meet the LM head (unless `compute_metrics` asks for all logits).
+    1. Only hidden positions meet the LM head (unless `compute_metrics` asks an evaluation for all logits).
     2. Masks are functions of (seed, epoch, row): the same whatever the batch size, the processes and interruptions.
     3. `span_boundary` adds the second term, SpanBERT's, over its m pairs of the whole optimizer step. Its head is
        saved beside the model, which stays an ordinary one; `eval_loss` is the first term alone.
@@ -101,19 +101,21 @@ class MaskedLMTrainer(LanguageModelTrainer):
         labels, inputs = inputs.pop("labels"), self._isolated(inputs, causal=False)
         if "position_ids" in inputs:
             inputs["position_ids"] = inputs["position_ids"] + _first_position(self.accelerator.unwrap_model(model))
-        if self.compute_metrics is not None:
+        if self.compute_metrics is not None and not self.model.training:
             outputs = model(**inputs)
             return outputs, outputs.logits, labels
-        plain, beside = self.accelerator.unwrap_model(model), None
-        if self.args.span_boundary:
-            *places, self._pair_targets = self._pairs(inputs["input_ids"], labels)
+        plain, hidden = self.accelerator.unwrap_model(model), labels != IGNORE_INDEX
+        if not (self.args.span_boundary and self.model.training):
+            with head_reads_only(plain, hidden):
+                outputs = model(**inputs)
+            return outputs, outputs.logits[0], labels
+        *places, self._pair_targets = self._pairs(inputs["input_ids"], labels)
 
-            def beside(hidden: Tensor) -> Tensor:
-                return plain.span_boundary_head(hidden, plain.get_input_embeddings().weight, *places)
+        def pair_scores(states: Tensor) -> Tensor:
+            return plain.span_boundary_head(states, plain.get_input_embeddings().weight, *places)
 
-        with head_reads_only(plain, labels != IGNORE_INDEX, beside) as results:
-            outputs = model(**inputs)
-        self._pair_scores = results[0] if results else None
+        with head_reads_only(plain, hidden, beside=pair_scores):
+            outputs, self._pair_scores = model(**inputs)
         return outputs, outputs.logits[0], labels
 
     def _pairs(self, input_ids: Tensor, labels: Tensor) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""One optimizer step of CausalLMTrainer and of SFTTrainer; prints what each learnt as a line of JSON.
+"""One optimizer step of the language models' trainers; prints what each learnt as a line of JSON.
 
 As a script: `language_models.py output_dir batch_size`, once a rank.
 """
@@ -8,12 +8,30 @@ import sys
 
 import torch
 from datasets import Dataset
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
-from hfcourse import CausalLMConfig, CausalLMTrainer, SFTConfig, SFTTrainer
+from hfcourse import (
+    CausalLMConfig,
+    CausalLMTrainer,
+    MaskedLMConfig,
+    MaskedLMTrainer,
+    SFTConfig,
+    SFTTrainer,
+    SpanCorruptionConfig,
+    SpanCorruptionTrainer,
+)
 from hfcourse.tokenization import train_tokenizer
 
-ROWS = 8
+ROWS, RAW_LENGTH = 8, 34
+SHAPE = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, initializer_range=0.2)
+NO_DROPOUT = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 
 
 def rows() -> Dataset:
@@ -22,11 +40,55 @@ def rows() -> Dataset:
     return Dataset.from_dict({"input_ids": ids, "labels": [[-100] * i + row[i:] for i, row in enumerate(ids)]})
 
 
+def causal() -> dict:
+    return dict(
+        model=LlamaForCausalLM(LlamaConfig(vocab_size=300, **SHAPE)),
+        train_dataset=rows(),
+        eval_dataset=rows().select(range(7)),
+        processing_class=train_tokenizer(["a b"], 260),
+    )
+
+
+def masked() -> dict:
+    """Rows of 10 to 31 tokens, of which as different numbers are hidden."""
+    tokenizer = train_tokenizer(["a b"], 260, ("<mask>",))
+    tokenizer.mask_token = "<mask>"
+    ids = [[(7 * i + 3 * j) % 200 + 5 for j in range(10 + 3 * i)] for i in range(ROWS)]
+    dataset = Dataset.from_dict({"input_ids": ids})
+    return dict(
+        model=BertForMaskedLM(BertConfig(vocab_size=300, **SHAPE, **NO_DROPOUT)),
+        train_dataset=dataset,
+        eval_dataset=dataset.select(range(7)),
+        processing_class=tokenizer,
+    )
+
+
+def corrupted() -> dict:
+    """Rows of 9 targets, and tasks of 2 to 6."""
+    ids = torch.randint(3, 200, (4, RAW_LENGTH), generator=torch.Generator().manual_seed(1)).tolist()
+    dataset = Dataset.from_dict({"input_ids": ids})
+    shape = dict(d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, dropout_rate=0.0)
+    texts = ["a" * (i + 1) for i in range(5)]
+    return dict(
+        model=T5ForConditionalGeneration(T5Config(vocab_size=300, decoder_start_token_id=0, **shape)),
+        train_dataset=dataset,
+        eval_dataset=dataset.select(range(3)),
+        processing_class=train_tokenizer(["a b"], 260, sentinels=10),
+        tasks=Dataset.from_dict({"input": texts, "target": texts}),
+    )
+
+
 def train(
-    trainer_class, config_class, output_dir: str, batch_size: int, evaluates_first: bool = False, bf16: bool = False
+    make,
+    trainer_class,
+    config_class,
+    output_dir: str,
+    batch_size: int,
+    evaluates_first: bool = False,
+    bf16: bool = False,
+    **options,
 ) -> dict:
     torch.manual_seed(0)
-    shape = dict(vocab_size=300, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
     args = config_class(
         output_dir,
         use_cpu=True,
@@ -40,14 +102,9 @@ def train(
         max_grad_norm=0.0,
         save_strategy="no",
         disable_tqdm=True,
+        **options,
     )
-    trainer = trainer_class(
-        LlamaForCausalLM(LlamaConfig(**shape, initializer_range=0.2)),
-        args,
-        train_dataset=rows(),
-        eval_dataset=rows().select(range(7)),
-        processing_class=train_tokenizer(["a b"], 260),
-    )
+    trainer = trainer_class(args=args, **make())
     if evaluates_first:
         trainer.evaluate()
     trainer.train()
@@ -62,11 +119,21 @@ def train(
 
 
 def train_all(output_dir: str, batch_size: int) -> list[dict]:
+    causal_lm, sft = (causal, CausalLMTrainer, CausalLMConfig), (causal, SFTTrainer, SFTConfig)
+    masked_lm, spans = (
+        (masked, MaskedLMTrainer, MaskedLMConfig),
+        (corrupted, SpanCorruptionTrainer, SpanCorruptionConfig),
+    )
+    spanbert = dict(masking="span", mlm_probability=0.3, span_boundary=True)
+    place = (output_dir, batch_size)
     return [
-        train(CausalLMTrainer, CausalLMConfig, output_dir, batch_size),
-        train(SFTTrainer, SFTConfig, output_dir, batch_size),
-        train(SFTTrainer, SFTConfig, output_dir, batch_size, evaluates_first=True),
-        train(SFTTrainer, SFTConfig, output_dir, batch_size, evaluates_first=True, bf16=True),
+        train(*causal_lm, *place),
+        train(*sft, *place),
+        train(*masked_lm, *place, mlm_probability=0.3),
+        train(*masked_lm, *place, **spanbert),
+        train(*spans, *place, input_length=32),
+        train(*sft, *place, evaluates_first=True),
+        train(*sft, *place, evaluates_first=True, bf16=True),
     ]
 
 

@@ -17,16 +17,16 @@ def alone(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    """What each of two processes learnt: CausalLMTrainer, SFTTrainer, and it again after an evaluation, twice."""
+    """What each of two processes learnt: all trainers, and SFTTrainer again after an evaluation, twice."""
     folder = str(tmp_path_factory.mktemp("together"))
     outputs = run_on_processes(Path(__file__).parent / "language_models.py", folder, str(ROWS // 2))
-    return [[json.loads(line) for line in out.splitlines()[-4:]] for out in outputs]
+    return [[json.loads(line) for line in out.splitlines()[-7:]] for out in outputs]
 
 
 def test_two_processes_equal_one(ranks, alone):
     """A mean of the processes' means would weigh the tokens of the emptier half too much."""
     for rank in ranks:
-        for learnt, expected in zip(map(dict, rank[:2]), alone[:2], strict=True):
+        for learnt, expected in zip(map(dict, rank[:5]), alone[:5], strict=True):
             assert learnt.pop("num_processes") == 2
             torch.testing.assert_close(learnt.pop("sums"), expected["sums"], atol=1e-4, rtol=1e-5)
             for name, value in learnt.items():
@@ -38,6 +38,6 @@ def test_two_processes_equal_one(ranks, alone):
 def test_two_processes_that_evaluate_first_learn_together(ranks, alone):
     """transformers' own evaluation leaves the model without DDP: each process would learn from its half alone."""
     for rank in ranks:
-        torch.testing.assert_close(rank[2]["sums"], alone[1]["sums"], atol=1e-4, rtol=1e-5)
-        assert rank[2]["eval_loss"] == rank[1]["eval_loss"]
-    assert ranks[0][3]["sums"] == ranks[1][3]["sums"] != alone[3]["sums"], "in bf16 one sum of halves is another sum"
+        torch.testing.assert_close(rank[5]["sums"], alone[1]["sums"], atol=1e-4, rtol=1e-5)
+        assert rank[5]["eval_loss"] == rank[1]["eval_loss"]
+    assert ranks[0][6]["sums"] == ranks[1][6]["sums"] != alone[6]["sums"], "in bf16 one sum of halves is another sum"
