@@ -23,6 +23,7 @@ from hfcourse.pipeline.launch import (
     recipe,
     train_and_save,
 )
+from hfcourse.pipeline.load_model import WordVectorArguments, set_word_vectors
 
 
 @dataclass
@@ -66,16 +67,17 @@ def main():
 
     from hfcourse import CausalLMConfig, CausalLMTrainer
 
-    script_args, training_args, model_args, shape = parse(
-        ScriptArguments, CausalLMConfig, ModelConfig, ShapeArguments, description=__doc__
+    script_args, training_args, model_args, shape, vectors = parse(
+        ScriptArguments, CausalLMConfig, ModelConfig, ShapeArguments, WordVectorArguments, description=__doc__
     )
     if script_args.template is not None:
         raise InputError("template: pretraining reads one column of texts, without a template")
     tokenizer = load_tokenizer(shape.tokenizer_name_or_path or model_args.model_name_or_path)
     train, evaluation = load_splits(script_args, training_args, required_columns=(training_args.text_column,))
     set_seed(training_args.seed)  # a new model's weights are drawn here
+    model = load_causal_lm(model_args, shape.config(tokenizer, training_args.block_size))
     trainer = CausalLMTrainer(
-        load_causal_lm(model_args, shape.config(tokenizer, training_args.block_size)),
+        set_word_vectors(model, tokenizer, vectors),
         training_args,
         train_dataset=train,
         eval_dataset=evaluation,

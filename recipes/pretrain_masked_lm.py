@@ -19,7 +19,7 @@ from typing import Literal
 
 from hfcourse.errors import InputError
 from hfcourse.pipeline.launch import ScriptArguments, load_splits, load_tokenizer, parse, recipe, train_and_save
-from hfcourse.pipeline.load_model import load_or_make
+from hfcourse.pipeline.load_model import WordVectorArguments, load_or_make, set_word_vectors
 
 
 @dataclass
@@ -66,8 +66,8 @@ def main():
 
     from hfcourse import MaskedLMConfig, MaskedLMTrainer
 
-    script_args, training_args, model_args, shape = parse(
-        ScriptArguments, MaskedLMConfig, ModelConfig, ShapeArguments, description=__doc__
+    script_args, training_args, model_args, shape, vectors = parse(
+        ScriptArguments, MaskedLMConfig, ModelConfig, ShapeArguments, WordVectorArguments, description=__doc__
     )
     if script_args.template is not None:
         raise InputError("template: pretraining reads one column of texts, without a template")
@@ -77,8 +77,9 @@ def main():
         tokenizer.add_special_tokens({"mask_token": "<mask>", **ends})
     train, evaluation = load_splits(script_args, training_args, required_columns=(training_args.text_column,))
     set_seed(training_args.seed)  # a new model's weights are drawn here
+    model = load_or_make(AutoModelForMaskedLM, model_args, shape.config(tokenizer, training_args.block_size))
     trainer = MaskedLMTrainer(
-        load_or_make(AutoModelForMaskedLM, model_args, shape.config(tokenizer, training_args.block_size)),
+        set_word_vectors(model, tokenizer, vectors),
         training_args,
         train_dataset=train,
         eval_dataset=evaluation,

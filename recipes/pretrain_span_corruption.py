@@ -9,8 +9,8 @@ The tokenizer needs sentinels: `recipes/train_tokenizer.py --sentinels 100`. Wit
 made, of the shape that the flags give. --tasks_name brings rows of `input` and `target` texts (T5's multi-task
 mixture), --task_rate of all rows. --objective ul2 takes a tokenizer with the mode tokens [R], [X] and [S].
 
-Optimizer: --rms_scaled true (AdamW with steps relative to the weights), or --optim adafactor. Plain AdamW is unstable
-for T5, whose weights are of very different sizes.
+Optimizer: --rms_scaled true is AdamW with steps relative to the weights; with --optim adafactor too it is T5's own.
+Plain AdamW is unstable for T5, whose weights are of very different sizes.
 
 What to watch: `eval_loss` (nats a token of the hidden spans and their sentinels) on text that it has not seen.
 """
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from hfcourse.errors import InputError
 from hfcourse.pipeline.launch import ScriptArguments, load_splits, load_tokenizer, parse, recipe, train_and_save
-from hfcourse.pipeline.load_model import load_or_make
+from hfcourse.pipeline.load_model import WordVectorArguments, load_or_make, set_word_vectors
 
 
 @dataclass
@@ -66,8 +66,8 @@ def main():
     from hfcourse import SpanCorruptionConfig, SpanCorruptionTrainer
     from hfcourse.data import load_dataset
 
-    script_args, training_args, model_args, shape = parse(
-        ScriptArguments, SpanCorruptionConfig, ModelConfig, ShapeArguments, description=__doc__
+    script_args, training_args, model_args, shape, vectors = parse(
+        ScriptArguments, SpanCorruptionConfig, ModelConfig, ShapeArguments, WordVectorArguments, description=__doc__
     )
     if script_args.template is not None:
         raise InputError("template: pretraining reads one column of texts, without a template")
@@ -76,8 +76,9 @@ def main():
     streams = {"streaming": script_args.dataset_streaming, "num_examples": shape.num_tasks}
     tasks = None if shape.tasks_name is None else load_dataset(shape.tasks_name, **streams)
     set_seed(training_args.seed)  # a new model's weights are drawn here
+    model = load_or_make(AutoModelForSeq2SeqLM, model_args, shape.config(tokenizer))
     trainer = SpanCorruptionTrainer(
-        load_or_make(AutoModelForSeq2SeqLM, model_args, shape.config(tokenizer)),
+        set_word_vectors(model, tokenizer, vectors),
         training_args,
         train_dataset=train,
         eval_dataset=evaluation,

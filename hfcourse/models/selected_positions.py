@@ -1,6 +1,6 @@
 """An LM head that reads only the positions whose label counts, whatever head the model has."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from torch import Tensor
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 @contextmanager
 def head_reads_only(
     model: PreTrainedModel, positions: Tensor, beside: Callable[[Tensor], Tensor] | None = None
-) -> Generator[None]:
+) -> Iterator[None]:
     """Within the block `model(...)` hands only the hidden states at `positions` to its head: logits are (1, N, V).
 
     In a masked LM six of seven positions are not predicted, and with a large vocabulary the head costs more than the
@@ -21,8 +21,8 @@ def head_reads_only(
         model: with a head that treats each position alone (all masked LMs and causal LMs), unwrapped.
         positions: (B, T) bool, N of them, which come in row-major order, as in `labels[mask]`; or (N,) long, indices
             into B·T, each as often as it is given.
-        beside: called with all hidden states (B, T, d), within the model's forward, for a second head. `model(...)` then
-            returns (outputs, what it returned): DDP takes a parameter for unused unless the outputs lead to it.
+        beside: called with all hidden states (B, T, d), within the model's forward, for a second head. Then
+            `model(...)` is (outputs, what it returned): DDP takes a parameter that outputs do not lead to for unused.
     """
     results = []
 

@@ -1,13 +1,48 @@
 """A model for a recipe: one that exists, or a new one of the shape that the flags give."""
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hfcourse.errors import InputError
 from hfcourse.pipeline.launch import _check_source, _first_line
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
     from trl import ModelConfig
+
+
+@dataclass
+class WordVectorArguments:
+    """Word vectors for a recipe that pretrains a model."""
+
+    _argument_group_name = "word vectors as the embedding table"
+
+    word_vectors: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of pretrain_embeddings, word2vec's or GloVe's text (also .gz), or .safetensors, of the "
+            "model's width. Tokens that are none of its words begin as they would."
+        },
+    )
+    freeze_embeddings: bool = field(
+        default=False, metadata={"help": "The embedding table is not trained, nor an output layer tied to it."}
+    )
+
+
+def set_word_vectors(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", arguments: WordVectorArguments
+) -> "PreTrainedModel":
+    """The same model, its embedding table as the flags say. Raises InputError for vectors that do not fit it."""
+    if arguments.word_vectors is not None:
+        from accelerate import PartialState
+
+        from hfcourse.models.word_vectors import WordVectors, load_embedding_table
+
+        num_set = load_embedding_table(model, tokenizer, WordVectors.load(arguments.word_vectors, tokenizer))
+        PartialState().print(f"{arguments.word_vectors}: {num_set} of {len(tokenizer)} tokens have a word vector")
+    if arguments.freeze_embeddings:
+        model.get_input_embeddings().weight.requires_grad_(False)
+    return model
 
 
 def load_or_make(

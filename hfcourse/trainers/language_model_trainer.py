@@ -34,8 +34,8 @@ class LanguageModelConfig(HardwareDefaults, TrainingArguments):
     rms_scaled: bool = field(
         default=False,
         metadata={
-            "help": "AdamW whose steps are relative to the size of each matrix, as T5 needs it: --learning_rate is "
-            "relative too, about 2e-2. In place of --optim."
+            "help": "Steps relative to the size of each matrix, as T5 needs it: --learning_rate is relative too, "
+            "about 2e-2. AdamW, or with --optim adafactor T5's own optimizer."
         },
     )
 
@@ -51,7 +51,8 @@ class LanguageModelTrainer(TrainerMixin, transformers.Trainer):
     2. `eval_loss` is the mean over tokens, not over batches; `eval_perplexity` is its exponential.
     3. A collator that draws masks from the rows (`set_epoch`) draws others in each epoch of training, and the same in
        every evaluation.
-    4. `rms_scaled` brings [`hfcourse.optim.RMSScaledAdamW`].
+    4. `rms_scaled` brings [`hfcourse.optim.RMSScaledAdamW`], or Adafactor with `scale_parameter`, which the parent
+       switches off.
     Label smoothing, `compute_loss_func` and routers' auxiliary losses stay the parent's.
     """
 
@@ -157,8 +158,13 @@ class LanguageModelTrainer(TrainerMixin, transformers.Trainer):
 
     @staticmethod
     def get_optimizer_cls_and_kwargs(args, model=None):
+        optimizer, options = transformers.Trainer.get_optimizer_cls_and_kwargs(args, model)
         if not args.rms_scaled:
-            return transformers.Trainer.get_optimizer_cls_and_kwargs(args, model)
+            return optimizer, options
+        if args.optim == "adafactor":
+            return optimizer, options | {"scale_parameter": True}
+        if not args.optim.startswith("adamw"):
+            raise InputError(f"rms_scaled: there is no such '{args.optim.value}'; set --optim adafactor, or leave it")
         return RMSScaledAdamW, {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2)}
 
 

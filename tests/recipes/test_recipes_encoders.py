@@ -3,10 +3,12 @@
 import json
 
 import pytest
+import torch
 from datasets import Dataset
-from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from hfcourse.models.span_boundary import SPAN_BOUNDARY_FILE
+from hfcourse.models.word_vectors import SAFETENSORS_FILE, TEXT_FILE, WordVectors
 
 TEXTS = ["The red fox sleeps near the river.", "Mara lives in Oakton and likes green tea."] * 60
 SHAPE = ["--hidden_size=16", "--num_hidden_layers=1", "--num_attention_heads=2", "--disable_tqdm=true"]
@@ -19,6 +21,16 @@ def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
     for split in ("train", "test"):
         Dataset.from_dict({"text": TEXTS}).to_json(folder / f"{split}.jsonl")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vectors(corpus, tmp_path_factory):
+    """Word vectors in all of the recipe's files, as long as the models here are wide."""
+    folder, words = tmp_path_factory.mktemp("vectors"), sorted({word for text in TEXTS for word in text[:-1].split()})
+    table = torch.randn(len(words), 16, generator=torch.Generator().manual_seed(0))
+    WordVectors(words, table).save_word2vec(folder / TEXT_FILE)
+    WordVectors(words, table).save_safetensors(folder / SAFETENSORS_FILE)
     return folder
 
 
@@ -83,7 +95,37 @@ def test_a_stream_of_text_is_enough(run, corpus, tokenizer, tmp_path):
     run("pretrain_span_corruption", "--tokenizer_name_or_path", sentinels, *flags, "--input_length=32")
 
 
-def test_bad_input_is_one_line(error_of, corpus, tokenizer, tmp_path):
+@pytest.mark.parametrize("freeze", [True, False])
+@pytest.mark.parametrize(
+    ("recipe", "algorithm", "file"),
+    [
+        ("pretrain_masked_lm", "wordpiece", ""),
+        ("pretrain_span_corruption", "bpe", "word_vectors.txt"),
+        ("pretrain_causal_lm", "bpe", "word_vectors.safetensors"),
+    ],
+)
+def test_word_vectors_are_the_embedding_table(
+    run, vectors, corpus, tokenizer, tmp_path, recipe, algorithm, file, freeze
+):
+    """Frozen they stay what they were, and are learnt from there on if not; other tokens begin anew."""
+    folder, words = tmp_path / "model", WordVectors.load(vectors)
+    size = {"pretrain_span_corruption": "--input_length=32"}.get(recipe, "--block_size=24")
+    named = ["--tokenizer_name_or_path", tokenizer(algorithm, "--sentinels=100"), "--dataset_name", corpus, size]
+    named += ["--word_vectors", vectors / file, "--freeze_embeddings", str(freeze), "--output_dir", folder]
+    run(recipe, *named, *SHAPE, *TWO_STEPS, "--learning_rate=1e-2", "--save_strategy=no")
+    saved = AutoTokenizer.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder)
+    table, vocab = model.get_input_embeddings().weight.detach(), saved.get_vocab()
+    known = [(i, token.lstrip("Ġ")) for token, i in vocab.items() if token.lstrip("Ġ") in words]
+    assert len(known) >= 5
+    rows, expected = table[[i for i, _ in known]], torch.stack([words[word] for _, word in known])
+    assert torch.equal(rows, expected) == freeze
+    assert torch.allclose(
+        rows, expected, atol=0.1
+    )  # two steps of Adam of 0.01 at most, and a tenth is far from chance
+
+
+def test_bad_input_is_one_line(error_of, vectors, corpus, tokenizer, tmp_path):
     wordpiece, plain = tokenizer("wordpiece"), tokenizer("bpe")
     out = ["--dataset_name", corpus, "--output_dir", tmp_path / "out", *TWO_STEPS]
     masked = ["pretrain_masked_lm", "--tokenizer_name_or_path", wordpiece, *out]
@@ -93,6 +135,8 @@ def test_bad_input_is_one_line(error_of, corpus, tokenizer, tmp_path):
         ([*masked, "--num_attention_heads=3"], "num_attention_heads=3: must divide"),
         ([*masked, "--template=plain"], "template: pretraining reads one column"),
         ([*masked, "--architecture=t5"], "architecture"),
+        ([*masked, "--word_vectors", vectors], "word vectors have 16 dimensions, the model's embeddings 256"),
+        ([*masked, "--word_vectors", tmp_path / "v.txt"], "word vectors: there is no file"),
         ([*masked, "--block_size=99999"], "shorter than one block"),
         ([*masked, "--model_name_or_path", tmp_path], "nothing that AutoModelForMaskedLM loads"),
         (corrupted, "the tokenizer has no <extra_id_0>"),

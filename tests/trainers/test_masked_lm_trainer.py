@@ -6,7 +6,14 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import AutoModelForMaskedLM, RobertaConfig, RobertaForMaskedLM
+from transformers import (
+    AutoModelForMaskedLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    pipeline,
+)
 
 from hfcourse import MaskedLMConfig, MaskedLMTrainer
 from hfcourse.errors import InputError
@@ -47,15 +54,34 @@ def pure_loss(model, batch):
     return language_modeling_loss(logits, labels)
 
 
-def test_the_loss_is_the_pure_function_and_the_head_reads_hidden_tokens_only(tiny_bert, word_piece, tmp_path):
-    model = tiny_bert()
-    trainer, seen = make(model, word_piece, tmp_path), []
+def modernbert(**overrides):
+    torch.manual_seed(0)
+    shape = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
+    ids = dict(pad_token_id=0, cls_token_id=CLS, sep_token_id=SEP, bos_token_id=CLS, eos_token_id=SEP)
+    return ModernBertForMaskedLM(
+        ModernBertConfig(
+            vocab_size=48, max_position_embeddings=130, initializer_range=0.2, **shape, **ids, **overrides
+        )
+    )
+
+
+@pytest.fixture
+def encoder(request, tiny_bert):
+    return {"bert": tiny_bert, "roberta": roberta, "modernbert": modernbert}[request.param]()
+
+
+@pytest.mark.parametrize("encoder", ["bert", "roberta", "modernbert"], indirect=True)
+def test_the_loss_is_the_pure_function_and_the_head_reads_hidden_tokens_only(encoder, word_piece, tmp_path):
+    """Where the widest layer of the head is met by all 8 rows, six of seven rows of its work are thrown away."""
+    trainer, seen = make(encoder, word_piece, tmp_path), []
     batch = whole_batch(trainer)
-    model.cls.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape))
-    loss = trainer.compute_loss(model, dict(batch))
+    decoder = encoder.get_output_embeddings()
+    hook = decoder.register_forward_hook(lambda module, inputs, output: seen.append(tuple(inputs[0].shape)))
+    loss = trainer.compute_loss(encoder, dict(batch))
+    hook.remove()
     assert seen == [(1, int((batch["labels"] != -100).sum()), 32)]
-    assert loss.item() == pytest.approx(pure_loss(model, batch).item(), abs=1e-6)
-    assert loss.item() == pytest.approx(model(**batch).loss.item(), abs=1e-6)  # one batch: the model's own mean
+    assert loss.item() == pytest.approx(pure_loss(encoder, batch).item(), abs=1e-6)
+    assert loss.item() == pytest.approx(encoder(**batch).loss.item(), abs=1e-6)  # one batch: the model's own mean
 
 
 @pytest.mark.parametrize("span_boundary", [False, True])
@@ -152,10 +178,10 @@ def roberta(**overrides):
     )
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta"])
-def test_isolated_documents_cost_what_they_cost_alone(kind, tiny_bert, word_piece, tmp_path):
+@pytest.mark.parametrize("encoder", ["bert", "roberta", "modernbert"], indirect=True)
+def test_isolated_documents_cost_what_they_cost_alone(encoder, word_piece, tmp_path):
     """RoBERTa counts positions from behind its pad token; handed over from 0, they would all be wrong."""
-    model = (tiny_bert() if kind == "bert" else roberta()).eval()
+    model = encoder.eval()
     texts = Dataset.from_dict({"text": TEXTS})
     trainer = make(model, word_piece, tmp_path, texts, isolate_documents=True, block_size=32)
     batch = next(iter(trainer.get_train_dataloader()))
@@ -234,6 +260,25 @@ def test_the_span_boundary_head_is_saved_beside_an_ordinary_model(tiny_bert, wor
     layers = (m.bert.encoder.layer[0].output.dense.weight for m in (loaded, model))
     assert torch.equal(*layers)
     assert set(load_file(tmp_path / SPAN_BOUNDARY_FILE)) == set(SpanBoundaryHead(model).state_dict())
+
+
+def test_saved_and_loaded_it_fills_in_what_is_hidden(tiny_bert, word_piece, tmp_path):
+    """With an evaluation that asks for all logits, which changes nothing of the training."""
+    weights = []
+    for compute_metrics in (None, lambda prediction: {"width": float(prediction.predictions.shape[1])}):
+        trainer = make(tiny_bert(), word_piece, tmp_path, masking="span", span_boundary=True)
+        trainer.compute_metrics = compute_metrics
+        trainer.train()
+        weights.append(parameters(trainer.model))
+    assert torch.equal(*weights)
+    assert trainer.evaluate(rows(3, seed=2))["eval_width"] == max(len(row["input_ids"]) for row in rows(3, seed=2))
+    trainer.save_model()
+    fill = pipeline("fill-mask", model=str(tmp_path), top_k=1)
+    (answer,) = fill("the quick [MASK] jumped")
+    ids = word_piece("the quick [MASK] jumped", return_tensors="pt")["input_ids"]
+    logits = trainer.model.eval()(input_ids=ids).logits[0, ids[0] == word_piece.mask_token_id]
+    assert answer["token"] == logits.argmax().item()
+    assert answer["score"] == pytest.approx(logits.softmax(-1).max().item(), abs=1e-5)
 
 
 def test_what_cannot_be_used_is_one_line(tiny_bert, word_piece, t5_tokenizer, tmp_path):

@@ -97,12 +97,14 @@ def test_accumulation_equals_one_batch_where_the_plain_trainer_multiplies(tiny_t
     assert plain.train().training_loss > 3 * losses[0]
 
 
-def test_resume_equals_no_kill_bit_for_bit(tiny_t5, t5_tokenizer, tmp_path):
-    """With dropout; epochs of 4 steps, killed within the second."""
+@pytest.mark.parametrize("optim", ["adamw_torch", "adafactor"])
+def test_resume_equals_no_kill_bit_for_bit(optim, tiny_t5, t5_tokenizer, tmp_path):
+    """With dropout and tasks; epochs of 4 steps and more, killed within the second."""
 
     def run(folder, **config):
         config = {"max_steps": 8, "learning_rate": 1e-2, "max_grad_norm": 1.0, "rms_scaled": True, **config}
-        return make(tiny_t5(dropout=0.1), t5_tokenizer, folder, per_device_train_batch_size=2, **config)
+        config |= dict(per_device_train_batch_size=2, optim=optim)
+        return make(tiny_t5(dropout=0.1), t5_tokenizer, folder, rows(5), task_rows=tasks(3), **config)
 
     whole = run(tmp_path / "whole")
     whole.train()
@@ -110,7 +112,32 @@ def test_resume_equals_no_kill_bit_for_bit(tiny_t5, t5_tokenizer, tmp_path):
     resumed = run(tmp_path / "killed")
     resumed.train(resume_from_checkpoint=str(tmp_path / "killed" / "checkpoint-6"))
     assert torch.equal(parameters(resumed.model), parameters(whole.model))
-    assert type(whole.optimizer.optimizer).__name__ == "RMSScaledAdamW"
+    kind = {"adamw_torch": "RMSScaledAdamW", "adafactor": "Adafactor"}[optim]
+    assert type(whole.optimizer.optimizer).__name__ == kind
+
+
+@pytest.mark.parametrize("rms_scaled", [True, False])
+def test_adafactors_first_step_by_hand(rms_scaled, tiny_t5, t5_tokenizer, tmp_path):
+    """At the first step β₂ is 0, so that of a matrix's gradient g, with R and C the means over the columns and rows of
+    g² + 1e-30 and m the mean of all, u = g / √(R·C/m), and of a vector's u = g / √(g² + 1e-30). Then u is divided by
+    max(1, RMS(u)), and the step is 0.1·u, relative to max(1e-3, RMS(θ)) if scaled.
+    Algorithm 4 of https://huggingface.co/papers/1804.04235.
+    """
+    model = tiny_t5()
+    trainer = make(model, t5_tokenizer, tmp_path, optim="adafactor", rms_scaled=rms_scaled)
+    pure_loss(model, trainer.data_collator(list(trainer.train_dataset))).backward()
+    expected = []
+    for p in model.parameters():
+        squares, theta = p.grad.square() + 1e-30, p.detach()
+        if p.dim() == 2:
+            squares = squares.mean(1, keepdim=True) * squares.mean(0, keepdim=True) / squares.mean()
+        u = p.grad / squares.sqrt()
+        u = u / max(1.0, u.square().mean().sqrt().item())
+        scale = max(1e-3, theta.square().mean().sqrt().item()) if rms_scaled else 1.0
+        expected.append((theta - 0.1 * scale * u).flatten())
+    model.zero_grad()
+    trainer.train()
+    torch.testing.assert_close(parameters(model), torch.cat(expected), atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("objective", ["span_corruption", "prefix_lm", "ul2"])
@@ -164,6 +191,11 @@ def test_saved_and_loaded(tiny_t5, t5_tokenizer, tmp_path):
     loaded, info = AutoModelForSeq2SeqLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["unexpected_keys"]
     assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    written = [m.eval().generate(batch["input_ids"], max_new_tokens=6) for m in (model, loaded)]
+    assert torch.equal(*written)
+    assert written[0][:, 0].tolist() == [model.config.decoder_start_token_id] * 8
+    assert written[0].shape[1] > 1
     assert AutoTokenizer.from_pretrained(tmp_path).convert_tokens_to_ids("<extra_id_0>") == len(t5_tokenizer) - 1
 
 
@@ -180,6 +212,8 @@ def test_what_cannot_be_used_is_one_line(tiny_t5, t5_tokenizer, tmp_path):
         make(model, t5_tokenizer, tmp_path)
     with pytest.raises(InputError, match="a tokenizer is needed"):
         make(tiny_t5(), None, tmp_path)
+    with pytest.raises(InputError, match="rms_scaled: there is no such 'sgd'; set --optim adafactor"):
+        make(tiny_t5(), t5_tokenizer, tmp_path, rms_scaled=True).train()
     short = Dataset.from_dict({"input_ids": [[5] * 20] * 4})
     with pytest.raises(InputError, match=r"rows have 20 tokens, but inputs of 32 .* are made of 34"):
         make(tiny_t5(), t5_tokenizer, tmp_path, short).train()
