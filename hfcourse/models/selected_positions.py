@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 @contextmanager
 def head_reads_only(
     model: PreTrainedModel, positions: Tensor, beside: Callable[[Tensor], Tensor] | None = None
-) -> Iterator[None]:
+) -> Iterator[list[Tensor]]:
     """Within the block `model(...)` hands only the hidden states at `positions` to its head: logits are (1, N, V).
 
     In a masked LM six of seven positions are not predicted, and with a large vocabulary the head costs more than the
@@ -23,6 +23,9 @@ def head_reads_only(
             into B·T, each as often as it is given.
         beside: called with all hidden states (B, T, d), within the model's forward, for a second head. Then
             `model(...)` is (outputs, what it returned): DDP takes a parameter that outputs do not lead to for unused.
+
+    Yields:
+        What `beside` returned, one entry a call: for a model's own forward, where `model(...)` is still to come.
     """
     results = []
 
@@ -37,14 +40,14 @@ def head_reads_only(
         return output
 
     def hand_over(_module, _inputs, outputs):
-        return outputs, results.pop()
+        return outputs, results[-1]
 
     trunk = model.get_base_model().base_model if hasattr(model, "peft_config") else model.base_model
     hooks = [trunk.register_forward_hook(select)]
     if beside is not None:
         hooks.append(model.register_forward_hook(hand_over))
     try:
-        yield
+        yield results
     finally:
         for hook in hooks:
             hook.remove()
