@@ -8,13 +8,16 @@
 |------------------------------------|--------------------------------------------------------------------------------|
 | `prompt`, or those of a --template | answers: length, `proxy_reward` with a reward model, `kl` with a reference;    |
 |                                    | `gold_reward` and `accuracy` on the world's prompts                            |
-| `chosen`, `rejected`, and no model | accuracy of the reward model with its 95 % interval                            |
+| `chosen`, `rejected`, and no model | the reward model: accuracy with its interval, reliability (reward_model.png),  |
+|                                    | correlation with length, accuracy by how clear the labels are                  |
 | `question`, `choices`, `answer`    | multiple choice by likelihood, by subject                                      |
 | `text`                             | perplexity and bits per byte                                                   |
 
 Writes evaluation.json (means and their standard errors, versions) and, for answers, samples.jsonl with one record a
 prompt, so that two models can be compared prompt by prompt.
 """
+
+from pathlib import Path
 
 from hfcourse.errors import InputError
 from hfcourse.pipeline.launch import ScriptArguments, load_causal_lm, load_tokenizer, one_process_only, parse, recipe
@@ -24,13 +27,16 @@ from hfcourse.pipeline.measure import MeasureArguments, load_rows, measure_answe
 def measure(rows, columns: set[str], script_args, args, model_args) -> dict:
     from hfcourse.evaluation import measure_multiple_choice, measure_reward_model, perplexity
     from hfcourse.models.reward_model import load_reward_model
+    from hfcourse.report.reward_figure import write_reward_figure
 
     if {"chosen", "rejected"} <= columns and model_args.model_name_or_path is None:
         if args.reward_model_path is None:
             raise InputError("reward_model_path: is required to measure on pairs of chosen and rejected")
         reward_model = place(load_reward_model(args.reward_model_path, model_args.dtype))
         tokenizer = load_tokenizer(args.reward_model_path)
-        return measure_reward_model(reward_model, tokenizer, rows, args.per_device_eval_batch_size)
+        report = measure_reward_model(reward_model, tokenizer, rows, args.per_device_eval_batch_size)
+        write_reward_figure(report, Path(args.output_dir) / "reward_model.png")
+        return report
     if "prompt" in columns:
         return measure_answers(rows, script_args, args, model_args)
     if not ({"choices", "text"} & columns):

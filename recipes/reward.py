@@ -8,6 +8,9 @@ The dataset has the columns `chosen` and `rejected`, with or without `prompt`, a
 number, the reward) or a reward model to go on with.
 With `--use_peft` only an adapter and the reward's head are trained, and both are merged when the run ends.
 
+`--num_heads 4` trains an ensemble: heads on one trunk, each with its own sample of the pairs. What reads a reward
+model takes the mean of its heads, less its mean over the training answers, which is saved with it.
+
 What to watch: `accuracy` on held-out pairs, against how often the people who labelled them agree.
 """
 
@@ -31,7 +34,12 @@ def main():
         model_args.lora_modules_to_save = ["score"]  # the reward's head is new: it must be trained and saved
     set_seed(training_args.seed)  # the reward's head is new: its weights are drawn when the model is loaded
     trainer = RewardTrainer(
-        load_reward_model(model_args.model_name_or_path, model_args.dtype, model_args.attn_implementation),
+        load_reward_model(
+            model_args.model_name_or_path,
+            model_args.dtype,
+            model_args.attn_implementation,
+            training_args.num_heads if training_args.num_heads > 1 else None,
+        ),
         training_args,
         train_dataset=splits[0],
         eval_dataset=splits[1],

@@ -6,7 +6,13 @@ import types
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+)
 from transformers.modeling_outputs import SequenceClassifierOutput
 from trl.trainer.reward_trainer import suppress_seqcls_warning
 
@@ -61,7 +67,6 @@ def render(tokenizer: PreTrainedTokenizerBase, prompt, completion, finished: boo
     return prompt + completion + ("" if ends else tokenizer.eos_token)
 
 
-@torch.no_grad()
 def score(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -72,8 +77,11 @@ def score(
 ) -> list[float]:
     """Rewards RM(x, y) of completions, in their order; each is independent of the others in its batch.
 
+    The mean of the model's heads, less `config.reward_mean`, the mean over reference samples, where it was measured
+    ([`hfcourse.trainers.reward_trainer`]).
+
     Args:
-        model: `AutoModelForSequenceClassification` with one label. Used without dropout.
+        model: `AutoModelForSequenceClassification` with one label, or one a head of an ensemble. Used without dropout.
         tokenizer: its tokenizer.
         prompts: texts, or conversations (lists of messages).
         completions: texts, or lists with the assistant's message.
@@ -81,15 +89,25 @@ def score(
         batch_size: rows a forward pass; rows of like length go together.
 
     Raises:
-        InputError: a reward is NaN or infinite; one of them would poison a policy or a mean.
+        InputError: a reward is NaN or infinite, which would poison a policy or a mean; or a row has more tokens than
+            the model has positions, for nothing is cut.
     """
+    by_head = score_heads(model, tokenizer, prompts, completions, finished, batch_size)
+    return [sum(heads) / len(heads) for heads in by_head]
+
+
+@torch.no_grad()
+def score_heads(model, tokenizer, prompts, completions, finished=None, batch_size: int = 32) -> list[list[float]]:
+    """[`score`] of every head, for each completion."""
     chat = bool(prompts) and isinstance(prompts[0], list)
     finished = [True] * len(prompts) if finished is None else finished
     texts = [render(tokenizer, *row) for row in zip(prompts, completions, finished, strict=True)]
     ids = tokenizer(texts, add_special_tokens=not chat)["input_ids"] if texts else []
+    _require_room(ids, model.config)
     pad_id = tokenizer.convert_tokens_to_ids(spare_pad_token(tokenizer))
     by_length = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    rewards = [0.0] * len(ids)
+    rewards: list[list[float]] = [[]] * len(ids)
+    mean = getattr(model.config, "reward_mean", None) or 0.0
     was_training, saved_pad_id = model.training, model.config.pad_token_id
     model.eval()
     model.config.pad_token_id = pad_id
@@ -98,31 +116,50 @@ def score(
         tensors = [torch.tensor(ids[i]) for i in rows]
         input_ids = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=pad_id)
         mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(t) for t in tensors], batch_first=True)
-        logits = model(input_ids=input_ids.to(model.device), attention_mask=mask.to(model.device)).logits[:, 0]
-        for i, reward in zip(rows, logits.float().tolist(), strict=True):
-            rewards[i] = reward
-    _require_finite(rewards, model.config._name_or_path)
+        logits = model(input_ids=input_ids.to(model.device), attention_mask=mask.to(model.device)).logits
+        for i, heads in zip(rows, logits.float().tolist(), strict=True):
+            rewards[i] = [reward - mean for reward in heads]
     model.config.pad_token_id = saved_pad_id
     model.train(was_training)
+    _require_finite(rewards, model.config._name_or_path)
     return rewards
 
 
-def _require_finite(rewards: list[float], path: str) -> None:
-    for i, reward in enumerate(rewards):
-        if not math.isfinite(reward):
-            raise InputError(f"reward model '{Path(path).name}': row {i} of the batch got {reward}; it must be finite")
+def _require_room(rows: list[list[int]], config) -> None:
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    for i, ids in enumerate(rows if limit else ()):
+        if len(ids) > limit:
+            raise InputError(
+                f"reward model: row {i} of the batch has {len(ids)} tokens, which exceed its {limit} positions; "
+                "shorten the prompt: the end of an answer is never cut"
+            )
+
+
+def _require_finite(rewards: list[list[float]], path: str) -> None:
+    for i, heads in enumerate(rewards):
+        for reward in heads:
+            if not math.isfinite(reward):
+                raise InputError(
+                    f"reward model '{Path(path).name}': row {i} of the batch got {reward}; it must be finite"
+                )
 
 
 def load_reward_model(
-    path: str, dtype: str | None = "auto", attn_implementation: str | None = None
+    path: str, dtype: str | None = "auto", attn_implementation: str | None = None, num_heads: int | None = None
 ) -> PreTrainedModel:
-    """A reward model to train: a sequence classifier with one label, its head new where `path` is a causal LM.
+    """A reward model: a sequence classifier with a label a head, its heads new where `path` is a causal LM.
+
+    Args:
+        num_heads: of a new one; one that is saved has the heads that it has. One, when not given.
 
     Raises:
         InputError: `path` is neither a folder with a model nor a Hub id.
     """
-    options = {"num_labels": 1, "dtype": dtype or "auto", "attn_implementation": attn_implementation}
+    options = {"dtype": dtype or "auto", "attn_implementation": attn_implementation}
     try:
+        config = AutoConfig.from_pretrained(path)
+        is_classifier = "SequenceClassification" in str(config.architectures)
+        options["num_labels"] = num_heads or (config.num_labels if is_classifier else 1)
         with suppress_seqcls_warning():
             return AutoModelForSequenceClassification.from_pretrained(path, **options)
     except (OSError, ValueError) as e:

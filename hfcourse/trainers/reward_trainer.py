@@ -1,7 +1,9 @@
 """Reward models from comparisons: Bradley-Terry on pairs (course notes, 2.4)."""
 
+import zlib
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 import trl
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
@@ -9,7 +11,7 @@ from transformers.utils import logging
 
 from hfcourse.errors import InputError
 from hfcourse.losses import bradley_terry_loss
-from hfcourse.models.reward_model import add_reward_reader, spare_pad_token
+from hfcourse.models.reward_model import add_reward_reader, load_reward_model, spare_pad_token
 from hfcourse.models.shared_prefix import can_share_prefix, share_pairs
 from hfcourse.models.token_stats import causal_lm_of
 from hfcourse.trainers.checks import check_preferences, check_row_lengths
@@ -17,6 +19,19 @@ from hfcourse.trainers.hardware import HardwareDefaults
 from hfcourse.trainers.mixin import TrainerMixin
 
 logger = logging.get_logger(__name__)
+
+
+def bootstrap_weights(input_ids: torch.Tensor, attention_mask: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """How often each head's sample holds each pair of a batch (2B, T): (B, heads) draws of Poisson(1).
+
+    Seeded by the tokens of the pair, so that a head's sample is the same in every epoch and on every process.
+    """
+    tokens = [
+        row[real].numpy().tobytes() for row, real in zip(input_ids.cpu(), attention_mask.bool().cpu(), strict=True)
+    ]
+    half = len(tokens) // 2
+    seeds = [zlib.crc32(a + b"|" + b) for a, b in zip(tokens[:half], tokens[half:], strict=True)]
+    return torch.tensor(np.array([np.random.default_rng(seed).poisson(1.0, num_heads) for seed in seeds]))
 
 
 @dataclass
@@ -28,6 +43,20 @@ class RewardConfig(HardwareDefaults, trl.RewardConfig):
         metadata={
             "help": "Pairs with an answer longer than this (prompt included) are left out, never cut: the end of an "
             "answer decides its reward. Unset: all are kept."
+        },
+    )
+    num_heads: int = field(
+        default=1,
+        metadata={
+            "help": "Heads of an ensemble on one trunk, each of which sees its own sample of the pairs. Where they "
+            "disagree, the reward is not to be trusted."
+        },
+    )
+    num_centering_samples: int = field(
+        default=256,
+        metadata={
+            "help": "Training pairs over whose answers the reward is measured after training; its mean is saved with "
+            "the model and subtracted by the course's `score`. 0: none."
         },
     )
     shared_prefix: bool | None = field(
@@ -51,6 +80,10 @@ class RewardTrainer(TrainerMixin, trl.RewardTrainer):
     3. Identical answers and missing columns are errors, found before the first step.
     4. The prompt is computed once for both answers (`shared_prefix`, [`hfcourse.models.shared_prefix`]): rewards equal
        the plain batch's to rounding.
+    5. A model with several labels is an ensemble of heads; each head's loss weighs every pair by a Poisson(1) draw of
+       its own (a bootstrap for streams, Oza and Russell 2001), the same in every epoch.
+    6. After training the mean reward of the training pairs' answers, which are samples of the reference policy, is
+       noted in the config as `reward_mean`, so that [`hfcourse.models.reward_model.score`] has mean 0 on them.
 
     Only differences are learnt: a constant added to every reward of a prompt changes nothing, so RM(y_w) > 0 > RM(y_l)
     need not hold. `center_rewards_coefficient` pins the mean near 0.
@@ -61,9 +94,16 @@ class RewardTrainer(TrainerMixin, trl.RewardTrainer):
     def __init__(self, model, args=None, *, train_dataset=None, processing_class=None, **kwargs):
         args = args or RewardConfig("Reward")
         check_preferences(train_dataset, "train_dataset")
+        if isinstance(model, str) and args.num_heads > 1:
+            model = load_reward_model(model, **(args.model_init_kwargs or {}), num_heads=args.num_heads)
         if processing_class is not None and args.pad_token is None:
             args.pad_token = spare_pad_token(processing_class)
+        config = getattr(model, "config", None)
+        num_heads = getattr(config, "num_labels", 1)
+        if num_heads > 1:  # the parent takes one label alone
+            config.num_labels = 1
         super().__init__(model, args, train_dataset=train_dataset, processing_class=processing_class, **kwargs)
+        self.model.config.num_labels = num_heads
         check_row_lengths(
             self.model.config, args.max_length, train_dataset=self.train_dataset, eval_dataset=self.eval_dataset
         )
@@ -90,13 +130,35 @@ class RewardTrainer(TrainerMixin, trl.RewardTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = self._score(model, inputs["input_ids"], inputs["attention_mask"])
-        chosen_rewards, rejected_rewards = outputs.logits.squeeze(-1).chunk(2)
-        losses = bradley_terry_loss(
-            chosen_rewards, rejected_rewards, inputs.get("margin"), self.args.center_rewards_coefficient
-        )
+        chosen_rewards, rejected_rewards = outputs.logits.chunk(2)  # (B, heads) each
+        margin = inputs["margin"].unsqueeze(1) if "margin" in inputs else None
+        losses = bradley_terry_loss(chosen_rewards, rejected_rewards, margin, self.args.center_rewards_coefficient)
+        if self.model.training and losses.shape[1] > 1:
+            weights = bootstrap_weights(inputs["input_ids"], inputs["attention_mask"], losses.shape[1])
+            losses = losses * weights.to(losses)
         self._log_rewards(chosen_rewards.detach(), rejected_rewards.detach(), inputs["attention_mask"].sum())
         loss = losses.mean()
         return (loss, outputs) if return_outputs else loss
+
+    def train(self, *args, **kwargs):
+        output = super().train(*args, **kwargs)
+        if self.args.num_centering_samples:
+            self.center(self.args.num_centering_samples)
+        return output
+
+    @torch.no_grad()
+    def center(self, num_pairs: int) -> None:
+        """Measure the mean reward of the answers of the first training pairs, and note it as `config.reward_mean`."""
+        pairs = self.train_dataset.take(num_pairs)
+        rewards, was_training = [], self.model.training
+        self.model.eval()
+        for inputs in self.get_eval_dataloader(pairs):
+            inputs = self._prepare_inputs(inputs)
+            with self.compute_loss_context_manager():
+                logits = self._score(self.model, inputs["input_ids"], inputs["attention_mask"]).logits
+            rewards.append(self.accelerator.gather_for_metrics(torch.stack(logits.float().mean(1).chunk(2), 1)))
+        self.model.train(was_training)
+        self.model.config.reward_mean = torch.cat(rewards).mean().item()
 
     def _score(self, model, input_ids: torch.Tensor, attention_mask: torch.Tensor):
         """logits (2B, 1), chosen first, each read at the last token of its row."""
@@ -113,7 +175,11 @@ class RewardTrainer(TrainerMixin, trl.RewardTrainer):
         if self.model.training:
             self._total_train_tokens += self.accelerator.gather(num_tokens).sum().item()
         metrics["num_tokens"] = [self._total_train_tokens]
-        chosen, rejected = self.accelerator.gather_for_metrics((chosen_rewards, rejected_rewards))
+        if chosen_rewards.shape[1] > 1:
+            deviation = (chosen_rewards - rejected_rewards).float().std(1)
+            metrics["margin_std"].append(self.accelerator.gather_for_metrics(deviation).mean().item())
+        one_each = chosen_rewards.mean(1), rejected_rewards.mean(1)
+        chosen, rejected = self.accelerator.gather_for_metrics(one_each)
         rewards = torch.cat([chosen, rejected])
         metrics["min_reward"].append(rewards.min().item())
         metrics["mean_reward"].append(rewards.mean().item())

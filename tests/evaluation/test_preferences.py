@@ -1,27 +1,37 @@
 """Accuracy of a reward model on pairs, by hand."""
 
+import math
+
 import pytest
 
 from hfcourse.errors import InputError
 from hfcourse.evaluation.preferences import measure_reward_model
 
 
-def test_a_tie_is_no_hit(monkeypatch):
-    """Rewards are the texts' lengths: margins 2, -1, 0, so 1 of 3 is right and the mean margin is ⅓."""
-    monkeypatch.setattr(
-        "hfcourse.evaluation.preferences.score",
-        lambda model, tokenizer, prompts, completions, batch_size: [float(len(c)) for c in completions],
-    )
+def lengths(model, tokenizer, prompts, completions, batch_size):
+    return [[float(len(c)), 2.0 * len(c)] for c in completions]
+
+
+def test_report_by_hand(monkeypatch, tiny_tokenizer):
+    """Two heads, the texts' lengths once and twice: margins 3, -1.5, 0 on average, so 1 of 3 is right (a tie is not),
+    the mean margin is ½, the heads differ by 2, 1, 0 (deviation 2/√2, 1/√2, 0: mean 1/√2)."""
+    monkeypatch.setattr("hfcourse.evaluation.preferences.score_heads", lengths)
     rows = [
-        {"prompt": "p", "chosen": "abc", "rejected": "a"},
-        {"prompt": "p", "chosen": "a", "rejected": "ab"},
-        {"prompt": "p", "chosen": "a", "rejected": "b"},
+        {"prompt": "p", "chosen": "abc", "rejected": "a", "p_chosen": 0.9},
+        {"prompt": "p", "chosen": "a", "rejected": "ab", "p_chosen": 0.6},
+        {"prompt": "p", "chosen": "a", "rejected": "b", "p_chosen": 0.5},
     ]
-    measured = measure_reward_model(None, None, rows)
-    assert measured["accuracy"] == pytest.approx(1 / 3)
-    assert measured["margin"] == pytest.approx(1 / 3)
-    assert measured["accuracy_low"] < 1 / 3 < measured["accuracy_high"]
+    measured = measure_reward_model(None, tiny_tokenizer, rows)
     assert measured["num_pairs"] == 3
+    assert measured["accuracy"] == pytest.approx(1 / 3)
+    assert measured["accuracy_low"] <= 1 / 3 <= measured["accuracy_high"]
+    assert measured["margin"] == pytest.approx(0.5)
+    assert measured["margin_std"] == pytest.approx(0.5**0.5)
+    assert measured["loss"] == pytest.approx((math.log1p(math.exp(-3)) + math.log1p(math.exp(1.5)) + math.log(2)) / 3)
+    assert [b["margin"] for b in measured["reliability"]] == [0, 1.5, 3]
+    assert [b["agreement"] for b in measured["reliability"]] == [0, 0, 1]
+    assert [b["accuracy"] for b in measured["accuracy_by_label"]] == [0, 0, 1]
+    assert measured["longer_preferred"] == 1
 
 
 def test_no_pairs():

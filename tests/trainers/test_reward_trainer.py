@@ -11,9 +11,9 @@ from transformers import AutoModelForSequenceClassification, LlamaForSequenceCla
 
 from hfcourse.errors import InputError
 from hfcourse.losses import bradley_terry_loss
-from hfcourse.models.reward_model import render, score, spare_pad_token
+from hfcourse.models.reward_model import load_reward_model, merge_adapter, render, score, spare_pad_token
 from hfcourse.models.token_stats import causal_lm_of
-from hfcourse.trainers.reward_trainer import RewardConfig, RewardTrainer
+from hfcourse.trainers.reward_trainer import RewardConfig, RewardTrainer, bootstrap_weights
 
 PAIRS = [
     {"prompt": "Mara", "chosen": " lives in Oakton.", "rejected": " is a door."},
@@ -101,7 +101,7 @@ def test_a_row_scores_the_same_alone_and_in_a_batch(make_trainer, tiny_tokenizer
     tokenizer = copy.deepcopy(tiny_tokenizer)
     if pad_is_eos:
         tokenizer.pad_token = tokenizer.eos_token
-    trainer = make_trainer(tokenizer=tokenizer)
+    trainer = make_trainer(tokenizer=tokenizer, num_centering_samples=0)
     trainer.train()
     prompts, answers = [row["prompt"] for row in PAIRS], [row["chosen"] for row in PAIRS]
     together = score(trainer.model, trainer.processing_class, prompts, answers)
@@ -177,3 +177,89 @@ def test_pairs_beyond_max_length_are_left_out_not_cut(make_trainer):
     assert len(make_trainer(max_length=20).train_dataset) < len(PAIRS)
     with pytest.raises(InputError, match="every pair"):
         make_trainer(max_length=2)
+
+
+@pytest.mark.parametrize("chat", [False, True], ids=["text", "chat"])
+@pytest.mark.parametrize("peft", [False, True], ids=["full", "lora"])
+def test_a_trained_model_scores_alike_padded_anyhow(make_trainer, tiny_tokenizer, tmp_path, chat, peft):
+    """Alone, in a batch, with a tokenizer that pads left or right or with EOS, and by transformers' own forward on a
+    batch padded on the left or right: the reward is the same, saved and loaded too."""
+
+    def side(text, role="assistant"):
+        return [{"role": role, "content": text.strip()}] if chat else text
+
+    rows = [
+        {"prompt": side(r["prompt"], "user"), "chosen": side(r["chosen"]), "rejected": side(r["rejected"])}
+        for r in PAIRS
+    ]
+    lora = dict(peft_config=LoraConfig(r=2, task_type="SEQ_CLS", modules_to_save=["score"])) if peft else {}
+    trainer = make_trainer(rows, **lora)
+    trainer.train()
+    trainer.args.output_dir = str(tmp_path)
+    trainer.save_model(str(tmp_path))
+    merge_adapter(trainer)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    prompts, answers = [row["prompt"] for row in rows], [row["chosen"] for row in rows]
+    alone = [score(model, trainer.processing_class, [p], [a])[0] for p, a in zip(prompts, answers, strict=True)]
+    assert len(set(alone)) == 4
+    for padding_side in ("left", "right"):
+        for pad_token in (tiny_tokenizer.pad_token, tiny_tokenizer.eos_token):
+            tokenizer = copy.deepcopy(tiny_tokenizer)
+            tokenizer.padding_side, tokenizer.pad_token = padding_side, pad_token
+            assert score(model, tokenizer, prompts, answers) == pytest.approx(alone, abs=1e-5)
+        tokenizer = copy.deepcopy(trainer.processing_class)
+        tokenizer.padding_side = padding_side
+        texts = [render(tokenizer, p, a, True) for p, a in zip(prompts, answers, strict=True)]
+        batch = tokenizer(texts, padding=True, return_tensors="pt", add_special_tokens=False)
+        rewards = model(**batch.data).logits[:, 0] - model.config.reward_mean
+        assert rewards.tolist() == pytest.approx(alone, abs=1e-5)
+
+
+def test_the_mean_over_the_training_answers_is_saved_with_the_model(make_trainer, tmp_path):
+    trainer = make_trainer(center_rewards_coefficient=0.0)
+    with torch.no_grad():
+        trainer.model.model.norm.weight.mul_(3)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")
+    prompts = [row["prompt"] for row in PAIRS]
+    rewards = [
+        score(model, trainer.processing_class, prompts, [row[s] for row in PAIRS]) for s in ("chosen", "rejected")
+    ]
+    assert sum(map(sum, rewards)) / 8 == pytest.approx(0, abs=1e-5)
+    assert abs(model.config.reward_mean) > 0.1
+    unmeasured = make_trainer(num_centering_samples=0)
+    unmeasured.train()
+    assert not hasattr(unmeasured.model.config, "reward_mean")
+
+
+def test_an_ensemble_of_heads_has_a_bootstrap_sample_each(tiny_llama, tiny_tokenizer, tmp_path):
+    """The loss is the mean over heads and pairs of Poisson(1) weights times Bradley-Terry's; in evaluation without."""
+    torch.manual_seed(0)
+    model = LlamaForSequenceClassification(tiny_llama(0, num_labels=3).config)
+    args = RewardConfig(str(tmp_path), per_device_train_batch_size=4, max_steps=3, logging_steps=1, disable_tqdm=True)
+    data = Dataset.from_list(PAIRS)
+    trainer = RewardTrainer(model, args, train_dataset=data, processing_class=copy.deepcopy(tiny_tokenizer))
+    batch = next(iter(trainer.get_train_dataloader()))
+    rewards = trainer.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    losses = bradley_terry_loss(*rewards.chunk(2))
+    weights = bootstrap_weights(batch["input_ids"], batch["attention_mask"], 3)
+    trainer.model.train()
+    torch.testing.assert_close(trainer.compute_loss(trainer.model, batch), (losses * weights).mean())
+    trainer.model.eval()
+    torch.testing.assert_close(trainer.compute_loss(trainer.model, batch), losses.mean())
+    trainer.train()
+    assert trainer.state.log_history[0]["margin_std"] > 0
+    trainer.save_model(str(tmp_path / "saved"))
+    assert load_reward_model(str(tmp_path / "saved")).config.num_labels == 3
+
+
+def test_bootstrap_weights_are_poisson_and_follow_the_pair():
+    ids = torch.arange(4, 4 + 2 * 4000).view(-1, 1).repeat(1, 2)
+    mask = torch.ones_like(ids)
+    weights = bootstrap_weights(ids, mask, 2).double()
+    assert weights.mean().item() == pytest.approx(1, abs=0.05)
+    assert weights.var(0).tolist() == pytest.approx([1, 1], abs=0.1)
+    padded = torch.nn.functional.pad(ids, (0, 3), value=7), torch.nn.functional.pad(mask, (0, 3))
+    assert torch.equal(bootstrap_weights(*padded, 2).double(), weights)
+    assert torch.corrcoef(weights.T)[0, 1].abs() < 0.06
