@@ -1,8 +1,10 @@
-"""Measure a model on held-out data; what is measured depends on the columns.
+"""Measure a model: on benchmarks by lm-eval, or on held-out data, of which the columns decide what is measured.
 
     python recipes/evaluate.py --config recipes/configs/evaluate/llama1m_world.yaml
     python recipes/evaluate.py --model_name_or_path my_model --dataset_name prompts.jsonl --dataset_test_split train \\
         --reward_model_path my_reward_model --ref_model_name_or_path my_sft_model --output_dir results
+    python recipes/evaluate.py --model_name_or_path my_model --tasks world my_task.yaml mmlu=data/mmlu \\
+        gsm8k_cot=data/gsm8k.jsonl --limit 20 --output_dir results
 
 | columns                            | what is measured                                                               |
 |------------------------------------|--------------------------------------------------------------------------------|
@@ -15,11 +17,17 @@
 
 Writes evaluation.json (means and their standard errors, versions) and, for answers, samples.jsonl with one record a
 prompt, so that two models can be compared prompt by prompt.
+
+With --tasks the model may be a decoder, an encoder-decoder or an adapter. Files are named with `=`; a name alone is
+lm-eval's, from the Hub. Writes benchmarks.json, benchmarks.md and benchmarks.png, all with standard errors, and
+tasks/<task>.json as each task ends: an interrupted run goes on with the next.
 """
 
 from pathlib import Path
 
 from hfcourse.errors import InputError
+from hfcourse.pipeline.benchmarks import BenchmarkArguments, run_benchmarks
+from hfcourse.pipeline.files import write_text
 from hfcourse.pipeline.launch import ScriptArguments, load_causal_lm, load_tokenizer, one_process_only, parse, recipe
 from hfcourse.pipeline.measure import MeasureArguments, load_rows, measure_answers, place, write_evaluation
 
@@ -50,11 +58,23 @@ def measure(rows, columns: set[str], script_args, args, model_args) -> dict:
     return perplexity(model, tokenizer, [row["text"] for row in rows], max_length=min(limit, 1024))
 
 
+def measure_benchmarks(benchmarks, args, model_args) -> None:
+    from hfcourse.report.benchmarks import benchmarks_figure, benchmarks_markdown
+
+    results = run_benchmarks(benchmarks, model_args, args.output_dir, args.per_device_eval_batch_size, args.seed)
+    write_text(Path(args.output_dir) / "benchmarks.md", benchmarks_markdown(results))
+    benchmarks_figure(results).savefig(Path(args.output_dir) / "benchmarks.png", dpi=120)
+
+
 def main():
     one_process_only()
     from trl import ModelConfig
 
-    script_args, args, model_args = parse(ScriptArguments, MeasureArguments, ModelConfig, description=__doc__)
+    script_args, args, benchmarks, model_args = parse(
+        ScriptArguments, MeasureArguments, BenchmarkArguments, ModelConfig, description=__doc__
+    )
+    if benchmarks.tasks:
+        return measure_benchmarks(benchmarks, args, model_args)
     dataset = load_rows(script_args)
     measured_on = model_args.model_name_or_path or args.reward_model_path
     summary = measure(list(dataset), set(dataset.column_names), script_args, args, model_args)

@@ -1,10 +1,12 @@
 """A model for a recipe: one that exists, or a new one of the shape that the flags give."""
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hfcourse.errors import InputError
-from hfcourse.pipeline.launch import _check_source, _first_line
+from hfcourse.pipeline.launch import _check_source, _first_line, load_causal_lm
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -65,3 +67,34 @@ def load_or_make(
         return auto_class.from_pretrained(name, revision=model_args.model_revision, dtype=model_args.dtype, **options)
     except (OSError, ValueError) as e:
         raise InputError(f"'{name}' is nothing that {auto_class.__name__} loads: {_first_line(e)}") from e
+
+
+def load_generator(model_args: "ModelConfig", trust_remote_code: bool = False) -> "PreTrainedModel":
+    """Whatever writes text: a causal LM or an encoder-decoder, by its config; an adapter's folder brings its base.
+
+    Raises:
+        InputError: there is no such model there.
+    """
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM
+
+    name = model_args.model_name_or_path
+    _check_source(name)
+    try:
+        config = AutoConfig.from_pretrained(
+            _base_of(name), revision=model_args.model_revision, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError) as e:
+        raise InputError(f"no model in '{name}': {_first_line(e)}") from e
+    if config.is_encoder_decoder:
+        return load_or_make(AutoModelForSeq2SeqLM, model_args, config, trust_remote_code)
+    return load_causal_lm(model_args, trust_remote_code=trust_remote_code)
+
+
+def _base_of(name: str) -> str:
+    """The model that an adapter belongs to; any other name as it is."""
+    from transformers.utils import find_adapter_config_file
+
+    adapter = find_adapter_config_file(name)
+    if adapter is None:
+        return name
+    return json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"]

@@ -99,7 +99,7 @@ def _read_mapping(path: str) -> dict:
 def _as_flags(key: str, value, action) -> list[str]:
     """One YAML entry as command-line words. `--key=value` keeps values that begin with a dash whole."""
     if isinstance(value, list):
-        return [f"--{key}", *map(str, value)]
+        return [f"--{key}", *(json.dumps(item) if isinstance(item, dict) else str(item) for item in value)]
     if isinstance(value, dict):
         return [f"--{key}={json.dumps(value)}"]
     if value is False and "no" in (action.choices or ()):

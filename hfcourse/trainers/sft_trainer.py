@@ -35,7 +35,8 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
     Beside the loss it changes this in its parent:
     1. Only learnt positions meet the LM head.
     2. A row of which `max_length` leaves nothing to learn is an error; the parent drops such rows without a word.
-    3. Empty datasets, missing columns and tokenizers without EOS are errors, found before the first step.
+    3. A tokenizer that ends every text with EOS of its own adds none to the one that is learnt.
+    4. Empty datasets, missing columns and tokenizers without EOS are errors, found before the first step.
     The parent's other losses (`dft`, label smoothing, `compute_loss_func`, mixture-of-experts, images, prompt
     learning, sequence parallelism) stay the parent's.
     """
@@ -99,14 +100,29 @@ class SFTTrainer(TrainerMixin, trl.SFTTrainer):
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
-        if args.max_length is not None and not packing:
-            # Prepared once without the cut, to see what it takes away; the parent then only has to cut.
+        checks_lengths = args.max_length is not None and not packing
+        ends_twice = _ends_with_eos(processing_class) and not is_conversational(next(iter(dataset)))
+        if checks_lengths or ends_twice:
+            # Prepared once without the cut, to see what it takes away; the parent then only has to cut, or to pack.
             uncut = copy.copy(args)
             uncut.max_length, uncut.shuffle_dataset = None, False
             dataset = super()._prepare_dataset(dataset, processing_class, uncut, False, formatting_func, dataset_name)
-            _check_lengths(dataset, dataset_name, args)
+            dataset = dataset.map(_with_one_eos) if ends_twice else dataset
             formatting_func = None
+        if checks_lengths:
+            _check_lengths(dataset, dataset_name, args)
         return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
+
+
+def _ends_with_eos(tokenizer) -> bool:
+    """Whether the tokenizer writes EOS behind every text by itself."""
+    is_text = isinstance(tokenizer, PreTrainedTokenizerBase)
+    return is_text and tokenizer.eos_token_id is not None and tokenizer("a")["input_ids"][-1] == tokenizer.eos_token_id
+
+
+def _with_one_eos(row: dict) -> dict:
+    ends_twice = len(row["input_ids"]) > 1 and row["input_ids"][-1] == row["input_ids"][-2]
+    return {name: row[name][:-1] if ends_twice else row[name] for name in ("input_ids", "labels")}
 
 
 def _named(train_dataset, eval_dataset) -> list[tuple[str, object]]:
