@@ -16,12 +16,19 @@ METHODS = {
         "_compute_loss": ["self", "model", "inputs"],
         "_get_train_sampler": ["self", "dataset"],
     },
-    trl.DPOTrainer: {"_compute_loss": ["self", "model", "inputs", "return_outputs"]},
+    trl.DPOTrainer: {
+        "_compute_loss": ["self", "model", "inputs", "return_outputs"],
+        "_precompute_ref_logps": ["self", "dataset", "name", "batch_size"],
+    },
     trl.RewardTrainer: {"_prepare_dataset": ["self", "dataset", "processing_class", "args", "dataset_name"]},
 }
 ATTRIBUTES = {
     rloo_trainer: ("self._step", "self.eos_token_ids", "self.reward_weights", "self._logs", "self.num_iterations"),
-    dpo_trainer: ("self.loss_types", "self.loss_weights", "self.ld_alpha", "self.precompute_ref_logps", "_tp_size"),
+    dpo_trainer: (
+        *("self.loss_types", "self.loss_weights", "self.ld_alpha", "self.precompute_ref_logps", "_tp_size"),
+        "(dataset._fingerprint, model_hash)",
+        "model_hash = self._precompute_model_hash",
+    ),
     reward_trainer: ("self._total_train_tokens", "self._metrics"),
 }
 
