@@ -56,7 +56,9 @@ def rollouts(seed: int, beta: float, **settings) -> dict:
 
 
 def ppo(world: EnumerableWorld, seed: int):
-    epochs, settings = 4, {"learning_rate": LEARNING_RATE}
+    """Our critic is a head on the policy's trunk: with TRL's weight of 0.1, made for a critic with a trunk of its own,
+    it explains half of the returns' variance here, with 1 four fifths."""
+    epochs, settings = 4, {"learning_rate": LEARNING_RATE, "vf_coef": 1.0}
     args = PPOConfig(**rollouts(seed, world.beta, **settings), num_iterations=epochs, max_steps=epochs * ROLLOUTS)
     return PPOTrainer(world.policy(), world.reward, args, world.prompts(1024), processing_class=world.tokenizer)
 

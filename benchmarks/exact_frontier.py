@@ -1,6 +1,6 @@
 """Reward against KL: how far below the exact frontier do trainers end, over a grid of β?
 
-    python benchmarks/exact_frontier.py    # four values of β, four trainers each: about six minutes on one quiet core
+    python benchmarks/exact_frontier.py    # four values of β, four trainers each: about five minutes on one quiet core
 
 On the world of exact.py every policy is a point (KL(π ‖ π_ref), E_π[r]); none lies above the curve of the exact optima
 π*_β, on which β only says where. PPO, REINFORCE and DPO are ours, RLOO is TRL's; the best of n draws is computed, not
@@ -26,7 +26,7 @@ METHODS = ("ppo", "reinforce", "trl_rloo", "dpo")
 DRAWS = (2, 4, 8, 16, 32)
 TITLES = {"ppo": "PPO", "reinforce": "REINFORCE", "trl_rloo": "RLOO (TRL)", "dpo": "DPO", "best_of_n": "best of n"}
 MARKERS = {"ppo": "o", "reinforce": "s", "trl_rloo": "D", "dpo": "^", "best_of_n": "x"}
-SEED = 0
+SEED, EXACT_BETA = 0, 0.5
 
 
 def curve(world: EnumerableWorld) -> list[tuple[float, float]]:
@@ -59,7 +59,8 @@ def trained(curve_points) -> list[dict]:
         world = EnumerableWorld.make(beta=beta)
         save_world(world)
         for method in METHODS:
-            kept = FOLDER / f"frontier-{method}-{beta}.json"
+            of_exact = beta == EXACT_BETA  # that run is this one
+            kept = FOLDER / (f"{method}-{SEED}.json" if of_exact else f"frontier-{method}-{beta}.json")
             if not kept.is_file():
                 kept.write_text(json.dumps(train(method, world, SEED)), encoding="utf-8")
                 print(f"β = {beta}: {method} {kept.read_text()}", file=sys.stderr, flush=True)
