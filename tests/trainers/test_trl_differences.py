@@ -300,3 +300,16 @@ def test_trl_ppo_metrics_count_padding():
     reported = case["metrics"]["val/ratio"]
     assert reported == pytest.approx(ratios.where(mask, 1.0).mean().item(), rel=1e-5)
     assert abs(reported - ratios[mask].mean().item()) > 0.005
+
+
+def test_trl_ppo_fines_answers_that_stopped():
+    """Each answer ends with the stop token of the config. TRL looks for the tokenizer's EOS, and fines all 1."""
+    mean = sum(trl_ppo.SCORES) / 4
+    key = "mean_score_of_stopped_answers_fined_1_for_not_stopping"
+    assert GOLDEN["evidence"][key] == pytest.approx(mean - 1)
+    assert all(trl_ppo.STOP in answer and trl_ppo.EOS not in answer for answer in trl_ppo.STOPPED)
+
+
+def test_trl_ppo_saves_no_critic_and_cannot_resume():
+    assert GOLDEN["evidence"]["saved_of_the_critic"] == []
+    assert GOLDEN["evidence"]["arguments_of_train"] == ["self"]

@@ -29,6 +29,9 @@ CASES = {
     "ended": {"lam": 1.0, "responses": ENDED},
     "ended, lambda 0.95": {"lam": 0.95, "responses": ENDED},
 }
+# Each ends with the stop token that the config names, which is not the tokenizer's EOS.
+STOP = 5
+STOPPED = [[5, 2, 2, 2], [3, 5, 2, 2], [3, 3, 5, 2], [2, 2, 2, 5]]
 SCORES = [1.5, -0.5, 0.25, 2.0]
 
 
@@ -65,7 +68,7 @@ def critic():
     return model
 
 
-def run(case: dict, micro_batch: int = 4, num_mini_batches: int = 1, pad: int = PAD) -> dict:
+def run(case: dict, micro_batch: int = 4, num_mini_batches: int = 1, pad: int = PAD, **settings) -> dict:
     """One update by TRL, watched: every intermediate that its train() passes through a function of its own."""
     from datasets import Dataset
     from transformers import PreTrainedTokenizerFast
@@ -104,13 +107,14 @@ def run(case: dict, micro_batch: int = 4, num_mini_batches: int = 1, pad: int = 
     originals |= {"selective_log_softmax": watch("selective_log_softmax", "log_softmax")}
     originals |= {"masked_whiten": watch("masked_whiten", "whiten")}
     try:
+        options = {"stop_token": "eos", **settings}
         args = PPOConfig(
             output_dir="/tmp/trl_ppo_golden", use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
             disable_tqdm=True, save_strategy="no", num_sample_generations=0, per_device_train_batch_size=micro_batch,
             gradient_accumulation_steps=4 // micro_batch, num_mini_batches=num_mini_batches,
             local_rollout_forward_batch_size=4, total_episodes=4, num_ppo_epochs=1,
-            response_length=4, stop_token="eos", temperature=TEMPERATURE, kl_coef=BETA, cliprange=EPSILON,
-            cliprange_value=CLIPRANGE_VALUE, vf_coef=VF_COEF, lam=case["lam"], logging_steps=10,
+            response_length=4, temperature=TEMPERATURE, kl_coef=BETA, cliprange=EPSILON,
+            cliprange_value=CLIPRANGE_VALUE, vf_coef=VF_COEF, lam=case["lam"], logging_steps=10, **options,
         )  # fmt: skip
         scores = torch.nn.Identity()
         scores.base_model_prefix = "scores"
@@ -129,6 +133,8 @@ def run(case: dict, micro_batch: int = 4, num_mini_batches: int = 1, pad: int = 
         # The forward of the update runs on these rows in a fresh order; keep theirs.
         ppo_trainer.np.random.permutation = lambda n: list(range(n))
         trainer.train()
+        if settings:
+            return {"metrics": seen["metrics"], "saved": saved_names(trainer)}
     finally:
         for name, function in originals.items():
             setattr(ppo_trainer, name, function)
@@ -157,6 +163,15 @@ def run(case: dict, micro_batch: int = 4, num_mini_batches: int = 1, pad: int = 
     }
 
 
+def saved_names(trainer) -> list[str]:
+    """Of every tensor that `save_model` leaves."""
+    from safetensors import safe_open
+
+    trainer.save_model(trainer.args.output_dir)
+    with safe_open(Path(trainer.args.output_dir, "model.safetensors"), "pt") as file:
+        return sorted(file.keys())
+
+
 def _tokenizer(cls, pad: int = PAD):
     from tokenizers import Tokenizer, models
 
@@ -170,12 +185,19 @@ def _tokenizer(cls, pad: int = PAD):
 
 
 if __name__ == "__main__":
+    import inspect
+
     import trl
+    from trl.experimental import ppo
 
     assert trl.__version__ == "1.12.0", trl.__version__
     num_steps = {n: run(CASES["cut"], micro_batch=1, num_mini_batches=n)["optimizer_steps"] for n in (1, 2, 4)}
     evidence = {"optimizer_steps_by_num_mini_batches": num_steps}
     evidence["mask_where_pad_is_eos"] = run(CASES["ended"], pad=EOS)["mask"]
+    stopped = run({"lam": 1.0, "responses": STOPPED}, stop_token=None, stop_token_id=STOP, missing_eos_penalty=1.0)
+    evidence["mean_score_of_stopped_answers_fined_1_for_not_stopping"] = stopped["metrics"]["objective/scores"]
+    evidence["saved_of_the_critic"] = [name for name in stopped["saved"] if name not in policy().state_dict()]
+    evidence["arguments_of_train"] = list(inspect.signature(ppo.PPOTrainer.train).parameters)
     lines = [f'"evidence": {json.dumps(evidence)}']
     lines += [f"{json.dumps(name)}: {json.dumps(run(case))}" for name, case in CASES.items()]
     Path(__file__).with_suffix(".json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
