@@ -5,9 +5,9 @@
 
 Five tasks of the embedded world, asked in FLAN's phrasings, which are nowhere in the pretraining corpus. Of each
 pretrained model, five are tuned, each on four tasks, and asked the fifth's test questions; one more is tuned on all
-five, and says how far seeing the task would have brought it. Greedy answers, of which the first line counts; right is what
-states the answer and no other. `difference`: tuned without the task minus pretrained, on the same questions; of each
-seed with the standard error over questions, and over seeds with that over the seeds' means.
+five, and says how far seeing the task would have brought it. Greedy answers, of which the first line counts; right is
+what states the answer and no other. `difference`: tuned without the task minus pretrained, on the same questions; of
+each seed with the standard error over questions, and over seeds with that over the seeds' means.
 """
 
 import argparse

@@ -38,6 +38,8 @@ _HOME = {
     "hfcourse.trainers.masked_lm_trainer": ("MaskedLMConfig", "MaskedLMTrainer"),
     "hfcourse.trainers.span_corruption_trainer": ("SpanCorruptionConfig", "SpanCorruptionTrainer"),
     "hfcourse.trainers.embeddings_trainer": ("EmbeddingsConfig", "EmbeddingsTrainer"),
+    "hfcourse.trainers.classification_trainer": ("ClassificationConfig", "ClassificationTrainer"),
+    "hfcourse.trainers.text_to_text_trainer": ("TextToTextConfig", "TextToTextTrainer"),
     "hfcourse.trainers.sft_trainer": ("SFTConfig", "SFTTrainer"),
     "hfcourse.trainers.reward_trainer": ("RewardConfig", "RewardTrainer"),
     "hfcourse.trainers.reinforce_trainer": ("REINFORCEConfig", "REINFORCETrainer"),
@@ -79,6 +81,10 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
         CausalLMConfig as CausalLMConfig,
         CausalLMTrainer as CausalLMTrainer,
     )
+    from hfcourse.trainers.classification_trainer import (
+        ClassificationConfig as ClassificationConfig,
+        ClassificationTrainer as ClassificationTrainer,
+    )
     from hfcourse.trainers.dpo_trainer import DPOConfig as DPOConfig, DPOTrainer as DPOTrainer
     from hfcourse.trainers.embeddings_trainer import (
         EmbeddingsConfig as EmbeddingsConfig,
@@ -98,6 +104,10 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from hfcourse.trainers.span_corruption_trainer import (
         SpanCorruptionConfig as SpanCorruptionConfig,
         SpanCorruptionTrainer as SpanCorruptionTrainer,
+    )
+    from hfcourse.trainers.text_to_text_trainer import (
+        TextToTextConfig as TextToTextConfig,
+        TextToTextTrainer as TextToTextTrainer,
     )
 
 

@@ -18,8 +18,9 @@ FLOOR = {
     **dict.fromkeys(("evaluation", "metrics"), 4),
     **dict.fromkeys(("pipeline", "report"), 5),
 }
-# (above, below) on one floor: data renders the embedded world, a trainer writes its card, the report reads the stages.
-NEIGHBOURS = {("data", "world"), ("trainers", "hub"), ("report", "pipeline")}
+# (above, below) on one floor: data renders the embedded world, a trainer writes its card, the report reads the stages,
+# a metric has a standard error.
+NEIGHBOURS = {("data", "world"), ("trainers", "hub"), ("report", "pipeline"), ("metrics", "evaluation")}
 MAX_LINES_OF_A_ROOM = 300
 MAX_LINES_OF_A_RECIPE = 100
 MAX_CODE_LINES_OF_A_LOSS = 80

@@ -33,7 +33,7 @@ def generate(
     seed: int = 0,
     stop: str | None = None,
 ) -> list[Completion]:
-    """One completion of each prompt, in the order of the prompts.
+    """One completion of each prompt, in the order of the prompts, by a decoder or an encoder-decoder.
 
     Args:
         prompts: texts, or conversations (lists of messages) for the tokenizer's chat template.
@@ -45,7 +45,9 @@ def generate(
     Raises:
         InputError: a prompt without tokens, or one that leaves no room for its completion in the model's context.
     """
-    ids = tokenize_prompts(tokenizer, prompts)
+    ids, is_seq2seq = tokenize_prompts(tokenizer, prompts), model.config.is_encoder_decoder
+    if is_seq2seq:  # an encoder's input ends with EOS, as in training
+        ids = [row if row and row[-1] == tokenizer.eos_token_id else [*row, tokenizer.eos_token_id] for row in ids]
     _check_lengths(ids, max_new_tokens, model)
     config = _generation_config(model, tokenizer, max_new_tokens, temperature, stop)
     completions: list[Completion | None] = [None] * len(ids)
@@ -58,7 +60,8 @@ def generate(
             rows = order[start : start + batch_size]
             inputs = _left_pad([ids[i] for i in rows], config.pad_token_id, model.device)
             output = model.generate(**inputs, generation_config=config, tokenizer=tokenizer if stop else None)
-            written = output[:, inputs["input_ids"].shape[1] :].tolist()
+            begun = 1 if is_seq2seq else inputs["input_ids"].shape[1]  # a decoder's start token, or the prompt
+            written = output[:, begun:].tolist()
             for i, row in zip(rows, written, strict=True):
                 completions[i] = _read(tokenizer, ids[i], row, config.eos_token_id or [], stop)
     model.train(was_training)

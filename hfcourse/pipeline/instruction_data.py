@@ -50,11 +50,15 @@ def load_instructions(
     mixture: MixtureArguments,
     training_args: "TrainingArguments",
     tokenizer: "PreTrainedTokenizerBase | None" = None,
+    keep_task: bool = False,
 ) -> tuple["Dataset | IterableDataset", "Dataset | IterableDataset | None"]:
     """(train, eval) with `prompt` and `completion`, or `messages`; eval is None where `eval_strategy` is "no".
 
     With a chat template of the course in `chat_template_path`, the tokenizer gets it, templates make chats, and only
     what the assistant says is learnt. Prints each dataset's share of a mixture.
+
+    Args:
+        keep_task: keep the column `task` too, where there is one.
 
     Raises:
         InputError: no data, unknown keys, datasets of different forms, or a mixture without sizes.
@@ -62,7 +66,10 @@ def load_instructions(
     as_messages = _takes_chat_template(training_args, tokenizer)
     if not mixture.datasets:
         splits = load_splits(script_args, training_args)
-        return tuple(split and _in_form(split, script_args.template, as_messages, training_args) for split in splits)
+        return tuple(
+            split and _in_form(split, script_args.template, as_messages, training_args.seed, keep_task)
+            for split in splits
+        )
     if script_args.dataset_name is not None:
         raise InputError("datasets: a mixture is in place of dataset_name; leave one of them out")
     streaming = script_args.dataset_streaming
@@ -71,7 +78,8 @@ def load_instructions(
 
     def load(entry: dict, split: str, num_examples: int | None, streaming: bool):
         rows = _load(entry, split, num_examples, streaming)
-        return _in_form(rows, entry.get("template", script_args.template), as_messages, training_args)
+        template = entry.get("template", script_args.template)
+        return _in_form(rows, template, as_messages, training_args.seed, keep_task)
 
     loaded = [load(e, e.get("split", "train"), e.get("num_examples"), streaming) for e in mixture.datasets]
     _check_forms(mixture.datasets, loaded)
@@ -96,14 +104,16 @@ def _takes_chat_template(training_args, tokenizer) -> bool:
     return True
 
 
-def _in_form(dataset, template: str | None, as_messages: bool, training_args):
+def _in_form(dataset, template: str | None, as_messages: bool, seed: int, keep_task: bool):
     from hfcourse.data import apply_template
 
-    if template is not None:
-        dataset = apply_template(dataset, template, seed=training_args.seed, as_messages=as_messages)
+    if template is None:
+        return dataset
+    dataset = apply_template(dataset, template, seed=seed, as_messages=as_messages)
     columns = next(iter(dataset)).keys()
-    form = next((form for form in FORMS if set(form) <= set(columns)), None)
-    return dataset.select_columns(list(form)) if form and template is not None else dataset
+    form = next((form for form in FORMS if set(form) <= columns), ())
+    kept = [*form, "task"] if keep_task and "task" in columns else [*form]
+    return dataset.select_columns(kept) if form else dataset
 
 
 def _load(entry: dict, split: str, num_examples: int | None, streaming: bool):

@@ -257,10 +257,11 @@ def train_and_save(
 def _final_evaluation(trainer: "Trainer") -> dict[str, float]:
     """The evaluation of the trained model, which may be the last thing that training did."""
     last_step = trainer.state.global_step
-    logs = [log for log in trainer.state.log_history if "eval_loss" in log and log["step"] == last_step]
-    if not logs or trainer.args.load_best_model_at_end:  # the best model need not be the last
+    logs = [log for log in trainer.state.log_history if log["step"] == last_step]
+    logged = {n: v for log in logs for n, v in log.items() if n.startswith("eval_") or n == "epoch"}  # callbacks' too
+    if "eval_loss" not in logged or trainer.args.load_best_model_at_end:  # the best model need not be the last
         return trainer.evaluate()
-    return {name: value for name, value in logs[-1].items() if name != "step"}
+    return logged
 
 
 def checkpoint_to_resume(args: "TrainingArguments") -> str | None:

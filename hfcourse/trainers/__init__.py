@@ -10,6 +10,8 @@ _MODULE_OF = {
         "masked_lm": "MaskedLM",
         "span_corruption": "SpanCorruption",
         "embeddings": "Embeddings",
+        "classification": "Classification",
+        "text_to_text": "TextToText",
         "sft": "SFT",
         "reward": "Reward",
         "reinforce": "REINFORCE",
@@ -25,6 +27,10 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from hfcourse.trainers.causal_lm_trainer import (
         CausalLMConfig as CausalLMConfig,
         CausalLMTrainer as CausalLMTrainer,
+    )
+    from hfcourse.trainers.classification_trainer import (
+        ClassificationConfig as ClassificationConfig,
+        ClassificationTrainer as ClassificationTrainer,
     )
     from hfcourse.trainers.dpo_trainer import DPOConfig as DPOConfig, DPOTrainer as DPOTrainer
     from hfcourse.trainers.embeddings_trainer import (
@@ -45,6 +51,10 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from hfcourse.trainers.span_corruption_trainer import (
         SpanCorruptionConfig as SpanCorruptionConfig,
         SpanCorruptionTrainer as SpanCorruptionTrainer,
+    )
+    from hfcourse.trainers.text_to_text_trainer import (
+        TextToTextConfig as TextToTextConfig,
+        TextToTextTrainer as TextToTextTrainer,
     )
 
 

@@ -127,3 +127,22 @@ def test_prompts_that_cannot_be_answered(tiny_llama, tiny_tokenizer):
     with pytest.raises(InputError, match="exceed the model's 16 positions"):
         generate(model, tiny_tokenizer, ["fox", "fox " * 16], 4)
     assert generate(model, tiny_tokenizer, [], 4) == []
+
+
+def test_an_encoder_decoder_token_by_token(tiny_tokenizer):
+    """Without cache, padding or batch; the encoder reads the prompt with EOS behind it."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    shape = dict(d_model=32, d_kv=8, d_ff=64, num_layers=1, num_decoder_layers=1, num_heads=4, initializer_factor=3.0)
+    ids = dict(decoder_start_token_id=tiny_tokenizer.pad_token_id, eos_token_id=tiny_tokenizer.eos_token_id)
+    model = T5ForConditionalGeneration(T5Config(vocab_size=len(tiny_tokenizer), **shape, **ids)).eval()
+    completions = generate(model, tiny_tokenizer, PROMPTS, max_new_tokens=6, temperature=0, batch_size=3)
+    for prompt, completion in zip(PROMPTS, completions, strict=True):
+        read = torch.tensor([[*tiny_tokenizer(prompt)["input_ids"], tiny_tokenizer.eos_token_id]])
+        written = []
+        while len(written) < 6 and tiny_tokenizer.eos_token_id not in written:
+            begun = torch.tensor([[tiny_tokenizer.pad_token_id, *written]])
+            with torch.no_grad():
+                written.append(model(input_ids=read, decoder_input_ids=begun).logits[0, -1].argmax().item())
+        assert completion.ids == written
