@@ -14,13 +14,19 @@ FLOOR = {
     **dict.fromkeys(("errors", "precision", "logprobs", "masking", "losses", "rl"), 0),
     **dict.fromkeys(("world", "tokenization", "scaling", "data", "collators"), 1),
     **dict.fromkeys(("models", "optim"), 2),
-    **dict.fromkeys(("trainers", "callbacks", "hub"), 3),
-    **dict.fromkeys(("evaluation", "metrics"), 4),
+    **dict.fromkeys(("trainers", "hub"), 3),
+    **dict.fromkeys(("evaluation", "metrics", "callbacks"), 4),
     **dict.fromkeys(("pipeline", "report"), 5),
 }
-# (above, below) on one floor: data renders the embedded world, a trainer writes its card, the report reads the stages,
-# a metric has a standard error.
-NEIGHBOURS = {("data", "world"), ("trainers", "hub"), ("report", "pipeline"), ("metrics", "evaluation")}
+# (above, below) on one floor: data renders the embedded world, a trainer writes its card, a callback evaluates, the
+# report reads the stages, a metric has a standard error.
+NEIGHBOURS = {
+    ("data", "world"),
+    ("trainers", "hub"),
+    ("callbacks", "evaluation"),
+    ("metrics", "evaluation"),
+    ("report", "pipeline"),
+}
 MAX_LINES_OF_A_ROOM = 300
 MAX_LINES_OF_A_RECIPE = 100
 MAX_CODE_LINES_OF_A_LOSS = 80

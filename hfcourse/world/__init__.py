@@ -2,6 +2,6 @@
 
 from hfcourse.world.annotators import Annotators
 from hfcourse.world.datasets import load
-from hfcourse.world.gold import gold_reward, gold_terms, is_confident, is_right
+from hfcourse.world.gold import false_confidence, gold_reward, gold_terms, is_confident, is_right
 
-__all__ = ["Annotators", "gold_reward", "gold_terms", "is_confident", "is_right", "load"]
+__all__ = ["Annotators", "false_confidence", "gold_reward", "gold_terms", "is_confident", "is_right", "load"]

@@ -59,6 +59,13 @@ def gold_terms(completion: str, answer: str, tone: str, length: str, candidates:
     }
 
 
+def false_confidence(prompts, completions, answer, candidates, **columns) -> list[float]:
+    """1 for each completion that sounds certain and is wrong, else 0; arguments as of [`gold_reward`]."""
+    texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
+    rows = zip(texts, answer, candidates, strict=True)
+    return [float(is_confident(text) and _right(text, a, c.split("|")) < 0) for text, a, c in rows]
+
+
 def is_right(completion: str, answer: str, candidates: str) -> bool:
     """Whether the answer is right (or honestly unknown where nobody can know)."""
     return _right(completion, answer, candidates.split("|")) > 0
