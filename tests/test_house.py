@@ -16,16 +16,17 @@ FLOOR = {
     **dict.fromkeys(("models", "optim"), 2),
     **dict.fromkeys(("trainers", "hub"), 3),
     **dict.fromkeys(("evaluation", "metrics", "callbacks"), 4),
-    **dict.fromkeys(("pipeline", "report"), 5),
+    **dict.fromkeys(("annotation", "pipeline", "report"), 5),
 }
 # (above, below) on one floor: data renders the embedded world, a trainer writes its card, a callback evaluates, the
-# report reads the stages, a metric has a standard error.
+# report reads the stages, a metric has a standard error, the pipeline runs annotators.
 NEIGHBOURS = {
     ("data", "world"),
     ("trainers", "hub"),
     ("callbacks", "evaluation"),
     ("metrics", "evaluation"),
     ("report", "pipeline"),
+    ("pipeline", "annotation"),
 }
 MAX_LINES_OF_A_ROOM = 300
 MAX_LINES_OF_A_RECIPE = 100

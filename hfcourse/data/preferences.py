@@ -1,64 +1,96 @@
-"""Preference pairs from simulated people, in TRL's format and with where each pair comes from."""
+"""Two answers to one prompt, as an annotator sees them, and the preference row that comes of it."""
 
+import hashlib
+from collections.abc import Sequence
 from itertools import combinations
-from statistics import fmean
+from typing import NamedTuple
 
-from hfcourse.world import Annotators, gold_reward
-
+# What the gold reward of the embedded world is computed from.
 GOLD_COLUMNS = ("answer", "tone", "length", "candidates")
 
 
-def label_by_annotators(
-    people: Annotators, rows: list[dict], answers: list[list[str]], model: str, seed: int
-) -> list[dict]:
-    """One person of the pool, in turn, chooses between every two answers to a prompt.
+class Answer(NamedTuple):
+    """text, and the name of what wrote it."""
+
+    text: str
+    model: str
+
+
+class Comparison(NamedTuple):
+    """Answer a is shown first, answer b second; which of the two that is was drawn by chance.
+
+    id: digest of prompt and answers. number: its place among the comparisons. row: the prompt, with its columns.
+    """
+
+    id: str
+    number: int
+    row: dict
+    a: Answer
+    b: Answer
+
+
+def compare_all(rows: list[dict], answers: Sequence[Sequence[Answer]], seed: int = 0) -> list[Comparison]:
+    """Every two answers to each prompt. Equal and empty ones teach nothing and are left out, and pairs seen before.
 
     Args:
-        rows: prompts of the world, with their gold columns.
-        answers: texts, of each prompt. A pair of equal or empty texts teaches nothing and is left out.
-        model, seed: who wrote them; kept as provenance.
-
-    Returns:
-        Rows of `prompt`, `chosen`, `rejected`, `annotator`, `model`, `seed`, `p_chosen` (how likely somebody else of
-        the pool is to choose alike), `gold_chosen` and `gold_rejected`.
+        rows: with `prompt`, a text or messages.
+        answers: of each row.
+        seed: of which answer is shown first.
     """
-    kept = []
-    for row, texts in zip(rows, answers, strict=True):
-        truth = {name: [row[name]] for name in GOLD_COLUMNS}
-        for a, b in combinations(texts, 2):
-            if a.strip() == b.strip() or not a.strip() or not b.strip():
+    made, seen = [], set()
+    for row, of_row in zip(rows, answers, strict=True):
+        for first, second in combinations(of_row, 2):
+            if first.text.strip() == second.text.strip() or not first.text.strip() or not second.text.strip():
                 continue
-            annotator = len(kept) % people.num_annotators
-            chosen, rejected = (a, b) if people.compare(row, a, b, annotator) else (b, a)
-            kept.append(
-                {
-                    "prompt": row["prompt"],
-                    "chosen": chosen,
-                    "rejected": rejected,
-                    "annotator": annotator,
-                    "model": model,
-                    "seed": seed,
-                    "p_chosen": people.preference(row, chosen, rejected),
-                    "gold_chosen": gold_reward(None, [chosen], **truth)[0],
-                    "gold_rejected": gold_reward(None, [rejected], **truth)[0],
-                }
-            )
-    return kept
+            key = "\x00".join([str(row["prompt"]), first.text, second.text])
+            digest = hashlib.sha256(f"{seed}\x00{key}".encode()).digest()
+            if digest in seen:
+                continue
+            seen.add(digest)
+            a, b = (first, second) if digest[-1] % 2 else (second, first)
+            made.append(Comparison(digest[:12].hex(), len(made), row, a, b))
+    return made
 
 
-def describe_labels(pairs: list[dict]) -> dict[str, float | int]:
-    """What can be expected of anybody who learns from these labels.
+def decide(verdicts: Sequence[dict]) -> str:
+    """The choice of the majority of those who did not skip; a tie where a and b are chosen alike often."""
+    votes = [verdict["choice"] for verdict in verdicts if verdict["choice"] != "skip"]
+    if not votes:
+        return "skip"
+    a, b = votes.count("a"), votes.count("b")
+    return "tie" if a == b else ("a" if a > b else "b")
 
-    bayes_accuracy = mean max(p, 1 - p)          the best guess of a stranger's choice
-    agreement      = mean p² + (1 - p)²          two strangers choose alike
-    agrees_with_gold: share of the choices that the gold reward makes too, where it is not a tie
+
+def preference_row(comparison: Comparison, verdicts: Sequence[dict], seed: int) -> dict | None:
+    """TRL's `prompt`, `chosen`, `rejected`, and where the pair comes from; None for a tie or a skip.
+
+    Provenance: id, annotator (those who judged), model_chosen, model_rejected, seed, shown_first ("chosen" or
+    "rejected"), agreement (share of the annotators who chose alike), and whatever the first verdict adds.
     """
-    p = [pair["p_chosen"] for pair in pairs]
-    decided = [q["gold_chosen"] > q["gold_rejected"] for q in pairs if q["gold_chosen"] != q["gold_rejected"]]
-    description: dict[str, float | int] = {"num_pairs": len(pairs)}
-    if p:
-        description["bayes_accuracy"] = fmean(max(x, 1 - x) for x in p)
-        description["agreement"] = fmean(x * x + (1 - x) * (1 - x) for x in p)
-    if decided:
-        description["agrees_with_gold"] = fmean(decided)
-    return description
+    choice = decide(verdicts)
+    if choice not in ("a", "b"):
+        return None
+    chosen, rejected = (comparison.a, comparison.b) if choice == "a" else (comparison.b, comparison.a)
+    chat = isinstance(comparison.row["prompt"], list)
+
+    def side(answer: Answer):
+        return [{"role": "assistant", "content": answer.text}] if chat else answer.text
+
+    judged = [verdict for verdict in verdicts if verdict["choice"] != "skip"]
+    extra = {n: v for n, v in judged[0].items() if n not in ("choice", "annotator", "p_a", "orders")}
+    p_a = [verdict["p_a"] for verdict in judged if verdict.get("p_a") is not None]
+    if p_a:
+        extra["p_chosen"] = sum(p_a) / len(p_a) if choice == "a" else 1 - sum(p_a) / len(p_a)
+    return {
+        "prompt": comparison.row["prompt"],
+        "chosen": side(chosen),
+        "rejected": side(rejected),
+        "id": comparison.id,
+        "annotator": "+".join(verdict["annotator"] for verdict in judged),
+        "model_chosen": chosen.model,
+        "model_rejected": rejected.model,
+        "seed": seed,
+        "shown_first": "chosen" if choice == "a" else "rejected",
+        "agreement": sum(verdict["choice"] == choice for verdict in judged) / len(judged),
+        **extra,
+    }

@@ -1,48 +1,46 @@
-"""Labelled pairs: who chose, what is left out, and what can be expected, by hand."""
+"""Pairs of answers: what is compared, what is left out, and the row that a verdict makes."""
 
-import pytest
+from hfcourse.data.preferences import Answer, compare_all, decide, preference_row
 
-from hfcourse.data.preferences import describe_labels, label_by_annotators
-from hfcourse.world import Annotators
-
-ROW = {
-    **{"prompt": "Question: Where does Karl live?\nOutput:", "instruction": "", "context": "", "question": "Where?"},
-    **{"answer": "Oakton", "tone": "formal", "length": "one sentence", "candidates": "Oakton|Redford"},
-}
-RIGHT, WRONG = " According to my notes, Karl lives in Oakton.", " Karl lives in Redford."
+A, B, C, NONE = (Answer(text, f"model {i}") for i, text in enumerate((" Oakton.", " Redford.", " Redford. ", "")))
 
 
-def test_every_two_different_answers_are_compared_by_people_in_turn():
-    """Of a, b, b, "" there are six pairs; equal and empty ones fall out and leave a-b twice."""
-    people = Annotators(num_annotators=3, seed=0)
-    pairs = label_by_annotators(people, [ROW, ROW], [[RIGHT, WRONG, WRONG, ""], [RIGHT, WRONG]], "a model", seed=5)
-    assert [pair["annotator"] for pair in pairs] == [0, 1, 2]
-    for pair in pairs:
-        assert {pair["chosen"], pair["rejected"]} == {RIGHT, WRONG}
-        assert (pair["prompt"], pair["model"], pair["seed"]) == (ROW["prompt"], "a model", 5)
-        assert pair["p_chosen"] == people.preference(ROW, pair["chosen"], pair["rejected"])
-        assert people.compare(ROW, RIGHT, WRONG, pair["annotator"]) == (pair["chosen"] == RIGHT)
-    right_first = next(pair for pair in pairs if pair["chosen"] == RIGHT)
-    assert (right_first["gold_chosen"], right_first["gold_rejected"]) == (3.0, -0.5)
+def test_every_two_different_answers_are_compared_once():
+    """Of a, b, b (with a blank more), "" there are six pairs; equal and empty ones fall out, the rest differ."""
+    made = compare_all([{"prompt": "Where?"}, {"prompt": "Where?"}], [[A, B, C, NONE], [A, B]])
+    assert [{c.a.text, c.b.text} for c in made] == [{A.text, B.text}, {A.text, C.text}]
+    assert [c.number for c in made] == [0, 1]
+    assert len({c.id for c in made}) == 2
 
 
-def test_description_by_hand():
-    """p = 0.9, 0.4: Bayes (0.9 + 0.6)/2; agreement (0.81 + 0.01 + 0.16 + 0.36)/2; the gold's tie does not count."""
-    pairs = [
-        {"p_chosen": 0.9, "gold_chosen": 3.0, "gold_rejected": 1.0},
-        {"p_chosen": 0.4, "gold_chosen": 1.0, "gold_rejected": 1.0},
-    ]
-    described = describe_labels(pairs)
-    assert described["num_pairs"] == 2
-    assert described["bayes_accuracy"] == pytest.approx(0.75)
-    assert described["agreement"] == pytest.approx(0.67)
-    assert described["agrees_with_gold"] == 1.0
+def test_which_answer_is_shown_first_is_chance_and_stays():
+    rows = [{"prompt": f"Where {i}?"} for i in range(400)]
+    made = compare_all(rows, [[A, B]] * 400, seed=1)
+    first = sum(c.a == A for c in made)
+    assert 160 <= first <= 240
+    assert made == compare_all(rows, [[A, B]] * 400, seed=1)
+    assert made != compare_all(rows, [[A, B]] * 400, seed=2)
 
 
-def test_the_best_guess_cannot_beat_bayes():
-    """4000 comparisons of one pair by strangers: always guessing the likelier answer is right p of the time."""
-    people = Annotators(num_annotators=500, seed=1)
-    pairs = label_by_annotators(people, [ROW] * 4000, [[RIGHT, " Karl lives in Oakton."]] * 4000, "m", 0)
-    share = sum(pair["chosen"] == RIGHT for pair in pairs) / len(pairs)
-    bayes = describe_labels(pairs[:1])["bayes_accuracy"]
-    assert max(share, 1 - share) == pytest.approx(bayes, abs=4 * (0.25 / 4000) ** 0.5)
+def test_the_majority_decides():
+    votes = lambda *choices: [{"choice": c} for c in choices]  # noqa: E731
+    assert decide(votes("a", "b", "a")) == "a"
+    assert decide(votes("a", "b", "tie")) == "tie"
+    assert decide(votes("b", "skip", "skip")) == "b"
+    assert decide(votes("skip")) == decide([]) == "skip"
+
+
+def test_a_row_says_where_it_comes_from():
+    """Two of three for b, P(a) = 0.4 and 0.2 and 0.6: P(b) is 0.6."""
+    (comparison,) = compare_all([{"prompt": [{"role": "user", "content": "Where?"}]}], [[A, B]])
+    b_is_chosen = [("b", 0.4), ("b", 0.2), ("a", 0.6)]
+    verdicts = [{"choice": c, "p_a": p, "annotator": f"person_{i}"} for i, (c, p) in enumerate(b_is_chosen)]
+    row = preference_row(comparison, verdicts, seed=7)
+    assert row["prompt"] == comparison.row["prompt"]
+    assert row["chosen"] == [{"role": "assistant", "content": comparison.b.text}]
+    assert row["rejected"] == [{"role": "assistant", "content": comparison.a.text}]
+    assert (row["model_chosen"], row["model_rejected"]) == (comparison.b.model, comparison.a.model)
+    assert (row["annotator"], row["seed"], row["shown_first"]) == ("person_0+person_1+person_2", 7, "rejected")
+    assert row["agreement"] == 2 / 3
+    assert abs(row["p_chosen"] - 0.6) < 1e-12
+    assert preference_row(comparison, [{"choice": "tie", "annotator": "x"}], 7) is None

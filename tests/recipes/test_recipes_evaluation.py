@@ -128,7 +128,8 @@ def test_pairs_are_labelled(run, policy, tmp_path):
     assert len(pairs) == report["train"]["num_pairs"]
     assert len(load_dataset(str(tmp_path), "test")) == report["test"]["num_pairs"]
     assert 0.5 <= report["test"]["bayes_accuracy"] <= 1
-    assert {row["annotator"] for row in pairs} == set(range(8))
+    assert {row["annotator"] for row in pairs} == {f"person_{i}" for i in range(8)}
+    assert {"model_chosen", "gold_chosen", "p_chosen", "shown_first", "agreement"} <= set(pairs.column_names)
 
 
 @pytest.mark.usefixtures("finishing")
@@ -136,11 +137,85 @@ def test_labelling_that_was_killed_keeps_what_it_had(run, policy, tmp_path):
     whole = label(run, policy, tmp_path)
     before = (tmp_path / "train.parquet").stat().st_mtime_ns
     (tmp_path / "test.parquet").unlink()
+    journal = (tmp_path / ".labels" / "verdicts_test.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / ".labels" / "verdicts_test.jsonl").write_text("".join(journal[:2]) + journal[2][:9])
     (tmp_path / "preferences.json").write_text(json.dumps({"train": whole["train"]}))
     assert label(run, policy, tmp_path) == whole
+    assert (tmp_path / ".labels" / "verdicts_test.jsonl").read_text() == "".join(journal)
     assert (tmp_path / "train.parquet").stat().st_mtime_ns == before
     with pytest.raises(SystemExit):
         label(run, policy, tmp_path, "--seed=1")
+
+
+@pytest.fixture
+def judge_that_reads(monkeypatch):
+    """A tiny model takes whatever stands first; this one prefers the longer answer."""
+    from hfcourse.annotation import judge
+
+    def choice_logps(model, tokenizer, prompts, choices):
+        parts = [p.split("[Answer A]")[1].split("Which answer")[0].split("[Answer B]") for p in prompts]
+        return [[float(len(a)), float(len(b))] for a, b in parts]
+
+    monkeypatch.setattr(judge, "choice_logps", choice_logps)
+
+
+@pytest.mark.usefixtures("finishing", "judge_that_reads")
+@pytest.mark.parametrize("annotator", ["judge", "likelihood", "reward_model"])
+def test_models_that_judge(annotator, run, policy, reference, reward_model, tmp_path):
+    judge = ["--annotator", annotator, "--judge_model", reward_model if annotator == "reward_model" else policy]
+    report = label(run, policy, tmp_path, *judge, "--answer_models", policy, reference, "--num_generations=1")
+    pairs = list(load_dataset(str(tmp_path), "train"))
+    assert len(pairs) == report["train"]["num_pairs"]
+    assert {pairs[0]["model_chosen"], pairs[0]["model_rejected"]} == {str(policy), str(reference)}
+    assert "bayes_accuracy" not in report["train"], "of the world's people alone"
+    assert ("flip_rate" in report["train"]) == (annotator == "judge")
+
+
+@pytest.mark.usefixtures("finishing", "judge_that_reads")
+def test_a_constitution_and_aspects(run, error_of, policy, tmp_path):
+    (tmp_path / "rules.txt").write_text("Prefer tea.")
+    flags = ["--annotator=judge", "--judge_model", policy, "--constitution", tmp_path / "rules.txt", "--aspects=true"]
+    label(run, policy, tmp_path / "out", *flags)
+    rated = read_jsonl(tmp_path / "out_ultrafeedback" / "train.jsonl")
+    assert len(rated) == 12
+    assert set(rated[0]["completions"][0]) == {"model", "response", "annotations", "overall_score"}
+    needed = ["--model_name_or_path", policy, "--output_dir", tmp_path / "x", *WORLD, "--annotator=judge"]
+    assert error_of("label_preferences", *needed) == "error: judge_model: is required for annotator=judge"
+    missing = ["--judge_model", policy, "--constitution", tmp_path / "no.txt"]
+    assert "constitution: cannot read" in error_of("label_preferences", *needed, *missing)
+
+
+def test_ratings_become_pairs(run, tmp_path):
+    """UltraFeedback's shape: two prompts with three rated answers each; equal ratings make no pair."""
+    completions = [
+        {"response": t, "model": m, "stars": s} for t, m, s in (("a", "x", 1), ("b", "y", 5), ("c", "z", 5))
+    ]
+    rows = [{"instruction": f"Where {i}?", "completions": completions} for i in range(2)]
+    (tmp_path / "rated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--annotator=ratings", "--rating_column=stars", "--dataset_name", tmp_path / "rated.jsonl"]
+    run("label_preferences", *flags, "--dataset_test_split=train", "--output_dir", tmp_path / "out")
+    pairs = list(load_dataset(str(tmp_path / "out"), "train"))
+    assert {(p["chosen"], p["rejected"], p["margin"]) for p in pairs} == {("b", "a", 4.0), ("c", "a", 4.0)}
+    assert {p["model_rejected"] for p in pairs} == {"x"}
+
+
+@pytest.mark.usefixtures("finishing")
+def test_you_at_the_terminal(run, policy, tmp_path, monkeypatch, capsys):
+    """q after three pairs; the second time the rest is asked, and the split is finished."""
+    keys = iter(["a", "b", "t", "q"])
+    monkeypatch.setattr("builtins.input", lambda ask: next(keys))
+    flags = ["--model_name_or_path", policy, "--dataset_name=world/prompts", "--template=four_part_en"]
+    flags += ["--num_train_examples=5", "--num_eval_examples=2", "--temperature=3", "--max_completion_length=12"]
+    flags += ["--annotator=terminal", "--annotator_name=Mara", "--output_dir", tmp_path]
+    run("label_preferences", *flags)
+    assert "train: stopped; run it again to go on" in capsys.readouterr().out
+    assert len(load_dataset(str(tmp_path), "train")) == 2
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda ask: asked.append(ask) or "a")
+    run("label_preferences", *flags)
+    report = json.loads((tmp_path / "preferences.json").read_text())
+    assert report["train"]["num_labelled"] + report["test"]["num_labelled"] == 3 + len(asked)
+    assert {row["annotator"] for row in load_dataset(str(tmp_path), "train")} == {"Mara"}
 
 
 def test_several_processes_are_refused(error_of, policy, monkeypatch, tmp_path):
