@@ -63,7 +63,7 @@ def load_rows(script_args: ScriptArguments) -> "Dataset":
 
     split, count = script_args.dataset_test_split, script_args.num_eval_examples
     rows = load_dataset(script_args.dataset_name, split, script_args.dataset_config, num_examples=count)
-    return apply_template(rows, script_args.template) if script_args.template else rows
+    return apply_template(rows, script_args.template, inverted=False) if script_args.template else rows
 
 
 def measure_answers(rows: list[dict], script_args: ScriptArguments, args: MeasureArguments, model_args: "ModelConfig"):
@@ -101,14 +101,13 @@ def write_evaluation(args: MeasureArguments, script_args: ScriptArguments, measu
     about = {"dataset": script_args.dataset_name, "split": script_args.dataset_test_split, "model": measured_on}
     versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
     names = ("temperature", "max_completion_length", "stop_string", "num_shots", "num_shots_pool", "seed")
-    sampling = {name: getattr(args, name) for name in names}
+    sampling = {name: getattr(args, name) for name in (*names, *getattr(args, "also_written", ()))}
     write_json(Path(args.output_dir) / "evaluation.json", {**summary, **about, **sampling, "versions": versions})
     for name, value in summary.items():
         print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
 
 
 def _shown_prompts(rows: list[dict], script_args: ScriptArguments, args: MeasureArguments) -> tuple[list, str | None]:
-    from hfcourse.data import apply_template, load_dataset
     from hfcourse.evaluation.prompting import SEPARATOR, few_shot_prompts
 
     prompts = [row["prompt"] for row in rows]
@@ -116,8 +115,16 @@ def _shown_prompts(rows: list[dict], script_args: ScriptArguments, args: Measure
         return prompts, args.stop_string
     if isinstance(prompts[0], list):
         raise InputError("num_shots: chat prompts take no examples; give text prompts, e.g. with --template")
+    pool = shots_pool(script_args, args)
+    return few_shot_prompts(prompts, pool, args.num_shots, args.seed), args.stop_string or SEPARATOR
+
+
+def shots_pool(script_args: ScriptArguments, args: MeasureArguments) -> list[dict]:
+    """The rows that examples are chosen from. Raises InputError where they have no answers."""
+    from hfcourse.data import apply_template, load_dataset
+
     pool = load_dataset(args.shots_dataset_name, args.shots_split, num_examples=args.num_shots_pool)
-    pool = apply_template(pool, script_args.template) if script_args.template else pool
+    pool = apply_template(pool, script_args.template, inverted=False) if script_args.template else pool
     if "completion" not in pool.column_names:
         raise InputError(f"shots_dataset_name: '{args.shots_dataset_name}' has no answers; give one with an output")
-    return few_shot_prompts(prompts, list(pool), args.num_shots, args.seed), args.stop_string or SEPARATOR
+    return list(pool)
