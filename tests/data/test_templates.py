@@ -182,7 +182,7 @@ def test_a_template_of_ones_own(tmp_path):
 
 def test_bad_input_is_named():
     with pytest.raises(
-        InputError, match="there is no 'four_parts'; choose alpaca, chatml, flan, four_part_en, four_part_zh, llama3"
+        InputError, match="there is no 'four_parts'; choose alpaca, chain_of_thought, chatml, flan, four_part_en"
     ):
         PromptTemplate("four_parts")
     with pytest.raises(InputError, match="only body; rename one"):

@@ -37,7 +37,7 @@ def asked(monkeypatch):
 
 
 def test_a_killed_run_ends_like_one_that_was_not(ask, asked, tmp_path):
-    whole, cost = ask("whole.jsonl")
+    whole, _ = ask("whole.jsonl")
     assert asked == [4, 4, 4, 3]
     asked.clear()
     asked.fails_after = 2

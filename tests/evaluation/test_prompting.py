@@ -48,7 +48,7 @@ def test_the_seed_and_the_place_decide_and_nothing_repeats():
 
 def test_similar_examples_the_nearest_last():
     examples = [{"prompt": text, "completion": ""} for text in ("the red fox", "a blue door", "the blue door is old")]
-    assert choose_examples(["which blue door?", "a fox"], examples, 2, "similar") == [[2, 1], [1, 0]]
+    assert choose_examples(["which blue door?", "one red fox"], examples, 2, "similar") == [[2, 1], [1, 0]]
     assert choose_examples(["which blue door?"], examples, 1, "similar") == [[1]]
 
 
@@ -100,7 +100,7 @@ def test_no_regular_expression():
 
 
 def test_votes_by_hand():
-    """Says a, a, b; right is a. One sample: 2/3. Two: {a,a} 1, twice {a,b} a tie, ½: 2/3. Three: a has two of three: 1.
+    """Says a, a, b; right is a. One sample: 2/3. Two: {a,a} 1, twice {a,b} a tie, ½: 2/3. Three: a has two of them: 1.
 
     Where right is b: 1/3, (0 + ½ + ½)/3 = 1/3, 0. An answer that says nothing has no vote: "", a, a votes a as soon as
     one a is there: 2/3, 1, 1.
