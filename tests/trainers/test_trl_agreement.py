@@ -2,12 +2,21 @@
 
 import pytest
 
-from tests.trainers.trl_agreement import CELLS, assert_agree, compare, prepare
+from tests.trainers.trl_agreement import CELLS, Cell, assert_agree, compare, prepare
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return prepare(tmp_path_factory.mktemp("agreement"))
+
+
+def test_rloo_logs_another_entropy_in_micro_batches(folder):
+    """One rollout, in one micro-batch and in four of unequal length: ours is the mean over its tokens both times."""
+    whole, parts = (compare(Cell("reinforce", "full", "online", n), folder) for n in (1, 4))
+    for name in ("entropy", "kl", "kl_k3", "kl_sequence", "reward", "rlhf_reward", "grad_norm"):
+        assert parts["ours"][name] == pytest.approx(whole["ours"][name], rel=1e-5), name
+    assert whole["theirs"]["entropy"] == pytest.approx(whole["ours"]["entropy"], rel=1e-5)
+    assert abs(parts["theirs"]["entropy"] / whole["theirs"]["entropy"] - 1) > 1e-3
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)
