@@ -16,7 +16,7 @@ def test_rloo_logs_another_entropy_in_micro_batches(folder):
     for name in ("entropy", "kl", "kl_k3", "kl_sequence", "reward", "rlhf_reward", "grad_norm"):
         assert parts["ours"][name] == pytest.approx(whole["ours"][name], rel=1e-5), name
     assert whole["theirs"]["entropy"] == pytest.approx(whole["ours"]["entropy"], rel=1e-5)
-    assert abs(parts["theirs"]["entropy"] / whole["theirs"]["entropy"] - 1) > 1e-3
+    assert abs(parts["theirs"]["entropy"] / whole["theirs"]["entropy"] - 1) > 3e-4
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)
