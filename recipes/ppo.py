@@ -8,58 +8,35 @@ The dataset has the column `prompt` (text or messages), or the columns of a `--t
 (`--reward_model_path`, a folder or a Hub id), a Python function (`--reward_funcs my_module.my_reward`, called as
 `f(prompts, completions, **columns)`), or several of both, weighted by `--reward_weights`.
 
-What to watch: `reward` against `kl_sequence`; a reward that rises for ever while answers get odd is being hacked.
+What to watch: `reward` against `kl_sequence` (hfcourse/trainers/METRICS.md has them all). A reward that rises for
+ever while answers get odd is being hacked: `--gold_func my_module.truth` measures what is really meant on held-out prompts,
+warns where it turns, and `--kl_budget` stops the run there. TRL's own RLOO and GRPO take the same data and rewards: put
+`trl.RLOOConfig, trl.RLOOTrainer` (or GRPO's) in place of ours below, and drop the watch.
 """
 
-from dataclasses import dataclass, field
-
-from hfcourse.pipeline.launch import (
-    ScriptArguments,
-    load_causal_lm,
-    load_splits,
-    load_tokenizer,
-    parse,
-    recipe,
-    train_and_save,
-)
-
-
-@dataclass
-class RewardArguments:
-    """Where the reward comes from."""
-
-    _argument_group_name = "reward"
-
-    reward_model_path: list[str] | None = field(
-        default=None, metadata={"help": "Reward models: folders or Hub ids of sequence classifiers with one label."}
-    )
-    reward_funcs: list[str] | None = field(
-        default=None, metadata={"help": "Reward functions as dotted paths, e.g. hfcourse.world.gold_reward."}
-    )
+from hfcourse.pipeline.launch import ScriptArguments, load_causal_lm, load_tokenizer, parse, recipe, train_and_save
+from hfcourse.pipeline.rewards import RewardArguments, load_prompts
 
 
 def main():
     from trl import ModelConfig, get_peft_config
 
     from hfcourse import PPOConfig, PPOTrainer
-    from hfcourse.data.templates import apply_template
-    from hfcourse.trainers.rewards import load_reward_funcs
 
     script_args, reward_args, training_args, model_args = parse(
         ScriptArguments, RewardArguments, PPOConfig, ModelConfig, description=__doc__
     )
-    splits = load_splits(script_args, training_args, required_columns=() if script_args.template else ("prompt",))
-    if script_args.template:
-        splits = [split and apply_template(split, script_args.template) for split in splits]
+    train_dataset, eval_dataset = load_prompts(script_args, training_args)
     trainer = PPOTrainer(
         load_causal_lm(model_args, trust_remote_code=training_args.trust_remote_code),
-        load_reward_funcs(reward_args.reward_model_path, reward_args.reward_funcs),
+        reward_args.load(),
         training_args,
-        splits[0],
-        eval_dataset=splits[1],
+        train_dataset,
+        eval_dataset=eval_dataset,
         processing_class=load_tokenizer(model_args.model_name_or_path, model_args.model_revision),
         peft_config=get_peft_config(model_args),
     )
+    reward_args.watch(trainer)
     train_and_save(trainer, training_args, script_args)
 
 

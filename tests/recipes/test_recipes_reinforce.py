@@ -49,9 +49,34 @@ def test_two_steps(run, prompts, tiny_llama_dir, tmp_path):
     assert [log["ratio_at_step0"] for log in logs if "reward" in log] == pytest.approx([1.0, 1.0], abs=2e-5)
 
 
+def test_the_gold_is_watched_and_a_budget_stops_the_run(run, prompts, tiny_llama_dir, tmp_path, monkeypatch):
+    """Four steps, measured at 0 and 2: any step away from the reference is beyond a budget of 1e-9 nats."""
+    (tmp_path / "watched_rewards.py").write_text(
+        "def spaces(completions, **c):\n    return [t.count(' ') for t in completions]\n"
+        "def short(completions, **c):\n    return [-len(t) for t in completions]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    run(
+        *(f"--model_name_or_path={tiny_llama_dir}", f"--dataset_name={prompts}", "--learning_rate=0.01"),
+        *("--reward_funcs=watched_rewards.spaces", "--gold_func=watched_rewards.short", "--watch_steps=2"),
+        *("--kl_budget=1e-9", "--eval_strategy=epoch", "--dataset_test_split=train", "--max_steps=4", "--beta=0.01"),
+        *("--per_device_train_batch_size=4", "--max_completion_length=4", "--logging_steps=1"),
+        f"--output_dir={tmp_path / 'out'}",
+    )
+    state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
+    assert state["global_step"] == 2
+    watched = [log for log in state["log_history"] if "overoptimization/gold" in log]
+    assert watched[-1]["overoptimization/gold"] < 0
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--reward_funcs=math.sqrt", "--kl_budget=1"], "kl_budget: is watched together with gold_func"),
+        (
+            ["--reward_funcs=math.sqrt", "--gold_func=math.sqrt", "--max_completion_length=4"],
+            "gold_func: is measured on held-out prompts",
+        ),
         (["--reward_funcs=math.sqrt", "--baseline=leave_one_out"], "leave_one_out needs at least 2"),
         (["--reward_funcs=math.sqrt", "--baseline=median"], "invalid choice: 'median'"),
         ([], "give --reward_model_path, --reward_funcs, or both"),
