@@ -9,9 +9,9 @@ The dataset has the column `prompt` (text or messages), or the columns of a `--t
 `f(prompts, completions, **columns)`), or several of both, weighted by `--reward_weights`.
 
 What to watch: `reward` against `kl_sequence` (hfcourse/trainers/METRICS.md has them all). A reward that rises for
-ever while answers get odd is being hacked: `--gold_func my_module.truth` measures what is really meant on held-out prompts,
-warns where it turns, and `--kl_budget` stops the run there. TRL's own RLOO and GRPO take the same data and rewards: put
-`trl.RLOOConfig, trl.RLOOTrainer` (or GRPO's) in place of ours below, and drop the watch.
+ever while answers get odd is being hacked: `--gold_func my_module.truth` measures on held-out prompts what is really
+meant and warns where it turns; `--kl_budget` stops the run. TRL's own RLOO and GRPO take the same data and rewards:
+put `trl.RLOOConfig, trl.RLOOTrainer` (or GRPO's) in place of ours below, and drop the watch.
 """
 
 from hfcourse.pipeline.launch import ScriptArguments, load_causal_lm, load_tokenizer, parse, recipe, train_and_save

@@ -32,7 +32,7 @@ class RewardArguments:
         default=None,
         metadata={
             "help": "What is really meant, as a dotted path: measured on the held-out prompts every --watch_steps "
-            "steps beside the reward, the KL and the style of the answers. Needs --eval_strategy, and is never learnt from."
+            "steps beside reward, KL and style of the answers. Needs --eval_strategy; nothing is learnt from it."
         },
     )
     watch_steps: int = field(default=16, metadata={"help": "Optimizer steps between two measurements of gold_func."})
