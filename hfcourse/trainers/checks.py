@@ -24,19 +24,6 @@ def check_columns(dataset, name: str, *columns: str) -> None:
             raise InputError(f"{name}: has no column '{column}', only {sorted(first)}; rename or map one to it")
 
 
-def check_preferences(dataset, name: str) -> None:
-    """Raises InputError for pairs that teach nothing: identical, or with an empty answer on both sides."""
-    if dataset is not None and {"chosen_ids", "rejected_ids"} <= set(next(iter(dataset), {})):
-        return
-    check_columns(dataset, name, "chosen", "rejected")
-    for i, row in enumerate(islice(dataset, ROWS_READ)):
-        if row["chosen"] == row["rejected"]:
-            raise InputError(f"{name}: row {i}: 'chosen' and 'rejected' are the same; leave such pairs out")
-        for column in ("chosen", "rejected"):
-            if not row[column]:
-                raise InputError(f"{name}: row {i}: '{column}' is empty; leave such pairs out")
-
-
 def check_padding(tokenizer) -> None:
     """Raises InputError for a tokenizer without anything to pad with: TRL takes EOS where there is no pad token."""
     is_text = isinstance(tokenizer, PreTrainedTokenizerBase)

@@ -22,9 +22,10 @@ from hfcourse.errors import InputError
 from hfcourse.losses import dpo_loss, hinge_preference_loss, ipo_mean_loss, robust_dpo_loss
 from hfcourse.models.shared_prefix import can_share_prefix, share_pairs
 from hfcourse.models.token_stats import add_token_stats_head, causal_lm_of
-from hfcourse.trainers.checks import check_padding, check_preferences, check_row_lengths
+from hfcourse.trainers.checks import check_padding, check_row_lengths
 from hfcourse.trainers.hardware import HardwareDefaults
 from hfcourse.trainers.mixin import TrainerMixin
+from hfcourse.trainers.preference_checks import check_preferences
 from hfcourse.trainers.reference_cache import ReferenceCache, model_key, pair_keys
 
 logger = logging.get_logger(__name__)
@@ -69,6 +70,8 @@ class DPOTrainer(TrainerMixin, trl.DPOTrainer):
 
     def __init__(self, model, ref_model=None, args=None, *, train_dataset=None, peft_config=None, **kwargs):
         check_preferences(train_dataset, "train_dataset")
+        if kwargs.get("eval_dataset") is not None:
+            check_preferences(kwargs["eval_dataset"], "eval_dataset")
         check_padding(kwargs.get("processing_class"))
         is_plain = isinstance(model, PreTrainedModel) and peft_config is None and not is_deepspeed_zero3_enabled()
         # A stream is not read beforehand: its reference is asked when a pair comes by for the first time.

@@ -14,9 +14,10 @@ from hfcourse.losses import bradley_terry_loss
 from hfcourse.models.reward_model import add_reward_reader, load_reward_model, spare_pad_token
 from hfcourse.models.shared_prefix import can_share_prefix, share_pairs
 from hfcourse.models.token_stats import causal_lm_of
-from hfcourse.trainers.checks import check_preferences, check_row_lengths
+from hfcourse.trainers.checks import check_row_lengths
 from hfcourse.trainers.hardware import HardwareDefaults
 from hfcourse.trainers.mixin import TrainerMixin
+from hfcourse.trainers.preference_checks import check_preferences
 
 logger = logging.get_logger(__name__)
 
@@ -94,6 +95,8 @@ class RewardTrainer(TrainerMixin, trl.RewardTrainer):
     def __init__(self, model, args=None, *, train_dataset=None, processing_class=None, **kwargs):
         args = args or RewardConfig("Reward")
         check_preferences(train_dataset, "train_dataset")
+        if kwargs.get("eval_dataset") is not None:
+            check_preferences(kwargs["eval_dataset"], "eval_dataset")
         if isinstance(model, str) and args.num_heads > 1:
             model = load_reward_model(model, **(args.model_init_kwargs or {}), num_heads=args.num_heads)
         if processing_class is not None and args.pad_token is None:

@@ -110,6 +110,44 @@ def test_over_long_prompt(recipe, message, error_of, flags, data):
     assert re.match(f"error: .*{message}", error)
 
 
+SAID = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
+BAD_PAIRS = {
+    "identical": ({"chosen": " Here.", "rejected": " Here."}, "row 1: 'chosen' and 'rejected' are the same"),
+    "empty": ({"rejected": ""}, "row 1: 'rejected' is empty; leave such pairs out"),
+    "not a prefix": (
+        {"prompt": None, "chosen": "Here.", "rejected": "Gone."},
+        "row 1: 'chosen' and 'rejected' do not",
+    ),
+    "doubled": (
+        {"prompt": "Where is Mara, and with whom?"}
+        | {side: f"Where is Mara, and with whom? {side}" for side in ("chosen", "rejected")},
+        "row 1: 'chosen' and 'rejected' begin with the prompt",
+    ),
+}
+
+
+@pytest.mark.parametrize("recipe", ["reward", "dpo"])
+@pytest.mark.parametrize(("bad", "message"), BAD_PAIRS.values(), ids=BAD_PAIRS)
+def test_bad_pairs(recipe, bad, message, error_of, flags, data):
+    row = {name: value for name, value in row_of(recipe).items() if name != "completion"}
+    if "prompt" in bad and bad["prompt"] is None:
+        good = {"chosen": "Where? Here.", "rejected": "Where? Gone."}
+        rows, needs_a_prompt = [good, {n: v for n, v in bad.items() if v is not None}], recipe == "dpo"
+        message = "no column 'prompt'" if needs_a_prompt else message
+    else:
+        rows = [row, {**row, **bad}]
+    assert re.match(f"error: .*{message}", error_of(recipe, *flags(recipe), *data(recipe, *rows)))
+
+
+@pytest.mark.parametrize("recipe", ["reward", "dpo"])
+@pytest.mark.parametrize(("column", "role"), [("chosen", "user"), ("prompt", "assistant")])
+def test_wrong_roles(recipe, column, role, error_of, flags, data):
+    roles = {**SAID, column: role}
+    row = {name: [{"role": of_name, "content": name}] for name, of_name in roles.items()}
+    error = error_of(recipe, *flags(recipe), *data(recipe, row))
+    assert re.match(f"error: train_dataset: row 0: '{column}' ends with .*columns", error)
+
+
 @pytest.mark.parametrize("recipe", ["sft", "reward", "dpo"])
 def test_prompts_that_max_length_leaves_no_room_for(recipe, error_of, flags, data):
     error = error_of(recipe, *flags(recipe), *data(recipe, row_of(recipe, "tea " * 40)), "--max_length=16")
