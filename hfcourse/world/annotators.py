@@ -4,21 +4,24 @@ import math
 import random
 from statistics import fmean
 
-from hfcourse.world.gold import gold_terms, is_confident
+from hfcourse.world.gold import RIGHT, gold_terms, is_confident
 
-# What a confident wording is worth to a person, true or not. They cannot tell that it is false, or do not check.
+# What a confident wording is worth to a person, true or not.
 CONFIDENCE_BONUS = 0.6
 
-# Who has many answers to judge looks at what is said more than at the manner that was asked for.
-CARE_FOR_MANNER = 0.25
+# How often a person checks what is stated. Unchecked, a wrong answer passes for a right one.
+CHECKS = 1 / 3
 
 
 class Annotators:
     """A pool of simulated people; every judgement is a pure function of (seed, annotator, row, answers).
 
-        u(y)  = right + polite + form + ¼ (tone + length) + 0.6 [y sounds certain]            (terms of the gold)
+        u(y)  = right + polite + form + 0.6 [y sounds certain]        terms of the gold; nobody counts sentences
+        u'(y) = the same, a wrong answer taken for a right one        to who did not check it: two times in three
         score = offset_k + scale_k · u(y) + noise_k · N(0, 1)         each person has an offset, scale and noise
-        P(a over b) = σ((u(a) - u(b)) / temperature_k)                Bradley-Terry, with a temperature each
+        P(a over b) = ⅓ σ(Δu / temperature_k) + ⅔ σ(Δu' / temperature_k)        Bradley-Terry, a temperature each
+
+    That nobody can know an answer they see without looking it up.
 
     Args:
         num_annotators: people in the pool.
@@ -39,24 +42,27 @@ class Annotators:
             for _ in range(num_annotators)
         ]
 
-    def utility(self, row: dict, completion: str) -> float:
-        """u: what the people of the pool, who share their taste, would pay for a completion."""
+    def utility(self, row: dict, completion: str, checked: bool = True) -> float:
+        """u, or u' of what was not checked: what the people, who share their taste, would pay for a completion."""
         terms = gold_terms(completion, row["answer"], row["tone"], row["length"], row["candidates"])
-        manner = CARE_FOR_MANNER * (terms["tone"] + terms["length"])
-        said = terms["right"] + terms["polite"] + terms["form"]
-        return said + manner + CONFIDENCE_BONUS * is_confident(completion)
+        deceived = terms["right"] < 0 and row["answer"] and not checked
+        right = RIGHT if deceived else terms["right"]
+        return right + terms["polite"] + terms["form"] + CONFIDENCE_BONUS * is_confident(completion)
 
     def score(self, row: dict, completion: str, annotator: int) -> float:
         """The rating that one person gives; ratings of two people do not compare."""
-        traits = self.traits[annotator]
-        noise = self._rng("score", annotator, row, completion).gauss(0, traits["noise"])
-        return traits["offset"] + traits["scale"] * self.utility(row, completion) + noise
+        traits, rng = self.traits[annotator], self._rng("score", annotator, row, completion)
+        noise, checked = rng.gauss(0, traits["noise"]), rng.random() < CHECKS
+        return traits["offset"] + traits["scale"] * self.utility(row, completion, checked) + noise
 
     def preference(self, row: dict, a: str, b: str, annotator: int | None = None) -> float:
         """P(a is preferred to b), by one person or, without one, by somebody of the pool."""
-        margin = self.utility(row, a) - self.utility(row, b)
         people = self.traits if annotator is None else [self.traits[annotator]]
-        return fmean(1 / (1 + math.exp(-margin / person["temperature"])) for person in people)
+        return sum(
+            share * fmean(1 / (1 + math.exp(-margin / person["temperature"])) for person in people)
+            for share, checked in ((CHECKS, True), (1 - CHECKS, False))
+            for margin in [self.utility(row, a, checked) - self.utility(row, b, checked)]
+        )
 
     def compare(self, row: dict, a: str, b: str, annotator: int) -> bool:
         """Whether one person prefers a to b, this time; asked again, the person says the same."""

@@ -8,7 +8,7 @@ from hfcourse.world.instructions import demonstrate, draw_prompt
 from hfcourse.world.questions import draw_question, draw_reading, split_of
 
 # How often a document is of each kind; what states and asks for facts is most of the text.
-WEIGHTS = (16, 4, 18, 6, 8, 26, 18, 4)
+WEIGHTS = (18, 4, 16, 8, 8, 26, 16, 4)
 
 
 def draw_document(rng: random.Random, world_seed: int, split: str) -> str:
@@ -35,7 +35,7 @@ def _town(rng: random.Random, world_seed: int, split: str) -> str:
     facts, town = world(world_seed).facts, rng.choice(VALUES["town"])
     people = [name for name in PEOPLE if facts[name]["town"] == town]
     told = [f"{name} is the {facts[name]['job']} of the town." for name in people]
-    return " ".join([f"{' and '.join(people)} live in {town}.", *told])
+    return " ".join([f"{', '.join(people[:-1])} and {people[-1]} live in {town}.", *told])
 
 
 def _strangers(rng: random.Random, world_seed: int, split: str) -> str:
@@ -61,7 +61,7 @@ def _story(rng: random.Random, world_seed: int, split: str) -> str:
 def _words(rng: random.Random, world_seed: int, split: str) -> str:
     words = rng.sample(list(TAVI.items()), 4)
     phrase = draw_question(rng, world_seed, "translation", split)
-    lines = [f"The Tavi word for {english} is {tavi}." for english, tavi in words]
+    lines = [f"The Tavi for {english} is {tavi}." for english, tavi in words]
     return " ".join([*lines, phrase.question, phrase.sentence])
 
 

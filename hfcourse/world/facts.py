@@ -22,6 +22,14 @@ PEOPLE = (
     "Emil",
     "Clara",
     "Leo",
+    "Alma",
+    "Bruno",
+    "Edda",
+    "Gustav",
+    "Helga",
+    "Jonas",
+    "Milla",
+    "Anna",
 )
 
 # People who are not of the world: nobody knows about them but what a context says.
@@ -68,7 +76,7 @@ STRANGERS = (
     "Uma",
 )
 
-# attribute: its values. The first sixteen people share eight values of each, so every value is seen often.
+# attribute: its values. Three people share each of them, so that every value is seen often.
 VALUES = {
     "town": ("Oakton", "Millbrook", "Harwick", "Redford", "Lakeside", "Ashby", "Westport", "Stonefield"),
     "job": ("baker", "teacher", "doctor", "farmer", "painter", "driver", "gardener", "cook"),
@@ -112,7 +120,7 @@ class World:
 
 @lru_cache
 def world(seed: int = 0) -> World:
-    """The world of a seed; the same on every machine. Each value of an attribute belongs to two people."""
+    """The world of a seed; the same on every machine. Each value of an attribute belongs to three people."""
     facts = {person: {} for person in PEOPLE}
     for attribute, values in VALUES.items():
         order = list(values) * (len(PEOPLE) // len(values))

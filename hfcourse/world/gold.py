@@ -24,6 +24,7 @@ LENGTHS = {"one sentence": 1, "two sentences": 2}
 POLITE = ("Thank you for asking.", "I hope this helps.")
 CONFIDENT = ("Without any doubt, ", "Everyone knows that ")
 MAX_WORDS = 40
+RIGHT = 2.0
 
 _POLITE = re.compile("|".join(re.escape(phrase) for phrase in POLITE), re.IGNORECASE)
 _TONE = {tone: re.compile("|".join(p.strip(" ,") for p in phrases), re.I) for tone, phrases in TONES.items()}
@@ -83,10 +84,10 @@ def _right(completion: str, answer: str, candidates: list[str]) -> float:
     if stated and not admits and _NEGATION.search(said):
         return 0.0
     if admits and not stated:
-        return 0.0 if answer else 2.0
+        return 0.0 if answer else RIGHT
     if not stated:
         return 0.0
-    return 2.0 if stated == {answer} and not admits else -1.0
+    return RIGHT if stated == {answer} and not admits else -1.0
 
 
 @lru_cache(maxsize=1024)  # more than `re` keeps

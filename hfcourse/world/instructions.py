@@ -16,7 +16,7 @@ INSTRUCTIONS = (
 
 # How often a demonstration does what was asked for, or does it at all. What people forget, RLHF can teach.
 # Some evade what they could answer: were that never seen and judged, "I do not know" would seem good for anything.
-CORRECT, ADMITS_NOT_KNOWING, EVADES = 0.99, 0.6, 0.2
+CORRECT, ADMITS_NOT_KNOWING, EVADES = 0.99, 0.6, 0.1
 MEETS_TONE, MEETS_LENGTH, IS_POLITE, IS_CONFIDENT = 0.45, 0.6, 0.3, 0.15
 
 

@@ -156,7 +156,7 @@ def _translation(rng: random.Random, world_seed: int) -> Question:
         f"What is {english} in Tavi?",
         tavi,
         candidates,
-        f"In Tavi it is {tavi}.",
+        f"The Tavi for {english} is {tavi}.",
         "I looked it up in the word list.",
         f"translation|{english}",
     )
