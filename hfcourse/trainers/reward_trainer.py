@@ -187,5 +187,6 @@ class RewardTrainer(TrainerMixin, trl.RewardTrainer):
         metrics["min_reward"].append(rewards.min().item())
         metrics["mean_reward"].append(rewards.mean().item())
         metrics["max_reward"].append(rewards.max().item())
-        metrics["accuracy"].append((chosen > rejected).float().mean().item())
-        metrics["margin"].append((chosen - rejected).mean().item())
+        # A number a pair: a mean of batch means, the parent's, counts the pairs of a small last batch more than once.
+        metrics["accuracy"] += (chosen > rejected).float().tolist()
+        metrics["margin"] += (chosen - rejected).float().tolist()

@@ -7,7 +7,7 @@ from statistics import fmean
 from hfcourse.world.gold import RIGHT, gold_terms, is_confident
 
 # What a confident wording is worth to a person, true or not.
-CONFIDENCE_BONUS = 0.6
+CONFIDENCE_BONUS = 0.3
 
 # How often a person checks what is stated. Unchecked, a wrong answer passes for a right one.
 CHECKS = 1 / 3
@@ -16,7 +16,7 @@ CHECKS = 1 / 3
 class Annotators:
     """A pool of simulated people; every judgement is a pure function of (seed, annotator, row, answers).
 
-        u(y)  = right + polite + form + 0.6 [y sounds certain]        terms of the gold; nobody counts sentences
+        u(y)  = right + polite + form + 0.3 [y sounds certain]        terms of the gold; nobody counts sentences
         u'(y) = the same, a wrong answer taken for a right one        to who did not check it: two times in three
         score = offset_k + scale_k · u(y) + noise_k · N(0, 1)         each person has an offset, scale and noise
         P(a over b) = ⅓ σ(Δu / temperature_k) + ⅔ σ(Δu' / temperature_k)        Bradley-Terry, a temperature each
