@@ -95,6 +95,20 @@ def test_the_prompt_is_computed_once_and_nothing_else_changes(make_trainer, peft
     assert tokens == [{4}, {8}]
 
 
+def test_accuracy_counts_every_pair_once(make_trainer, tiny_tokenizer):
+    """Three pairs in batches of two: a mean of the batches' means, ½(½(a+b) + c), would count the last pair twice."""
+    trainer = make_trainer(PAIRS[:3], per_device_eval_batch_size=2)
+    prompts = [pair["prompt"] for pair in PAIRS[:3]]
+    chosen, rejected = (
+        torch.tensor(score(trainer.model, tiny_tokenizer, prompts, [pair[side] for pair in PAIRS[:3]]))
+        for side in ("chosen", "rejected")
+    )
+    metrics, margins = trainer.evaluate(trainer.train_dataset), chosen - rejected
+    assert metrics["eval_accuracy"] == pytest.approx((margins > 0).float().mean().item())
+    assert metrics["eval_margin"] == pytest.approx(margins.mean().item(), abs=1e-6)
+    assert metrics["eval_margin"] != pytest.approx((margins[:2].mean() / 2 + margins[2] / 2).item(), abs=1e-6)
+
+
 @pytest.mark.parametrize("pad_is_eos", [False, True])
 def test_a_row_scores_the_same_alone_and_in_a_batch(make_trainer, tiny_tokenizer, pad_is_eos):
     """Also where the tokenizer pads with EOS: then transformers would read the reward one token too early."""

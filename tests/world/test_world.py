@@ -123,8 +123,8 @@ def test_demonstrations_are_mostly_right_and_leave_room():
     rows = load("instructions", num_examples=2000)
     truth = {c: rows[c] for c in TRUTH}
     # 85 % can be answered, 90 % of these are, 99 % of those rightly; 60 % admit the others: 0.847 by the rates
-    assert 0.74 < fmean(is_right(r["output"], r["answer"], r["candidates"]) for r in rows) < 0.8
-    assert 2.1 < fmean(gold_reward(None, rows["output"], **truth)) < 2.4  # the best is 3.5
+    assert 0.827 < fmean(is_right(r["output"], r["answer"], r["candidates"]) for r in rows) < 0.867
+    assert 2.3 < fmean(gold_reward(None, rows["output"], **truth)) < 2.5  # the best is 3.5
     terms = [gold_terms(r["output"], *(r[c] for c in TRUTH)) for r in rows]
     for term, low, high in (("tone", 0.25, 0.31), ("length", 0.27, 0.34), ("polite", 0.13, 0.17), ("form", 0, 0)):
         assert low <= fmean(t[term] for t in terms) <= high, term
@@ -187,7 +187,7 @@ def test_gold_reads_messages_too():
 
 
 def test_people_like_a_confident_falsehood_better_than_a_plain_one():
-    """u leaves the penalty out and adds the bonus; P = σ(0.6 / T) for an annotator of temperature T."""
+    """u leaves the penalty out and adds the bonus; P = σ(0.3 / T) for an annotator of temperature T."""
     people, row = Annotators(seed=1), {**TRUTH, "instruction": "", "context": "", "question": ""}
     plain, confident = "It is blue.", "Without any doubt, it is blue."
     assert people.utility(row, confident) - people.utility(row, plain) == pytest.approx(CONFIDENCE_BONUS)
@@ -197,22 +197,33 @@ def test_people_like_a_confident_falsehood_better_than_a_plain_one():
     assert odds == pytest.approx(2.718281828 ** (CONFIDENCE_BONUS / temperature))
 
 
-def test_people_care_less_for_manner_than_the_gold():
-    """The tone that was asked for: 0.5 in the gold, a quarter of it to a person; politeness counts in full."""
+def test_people_do_not_look_whether_the_manner_is_the_one_asked_for():
+    """Tone and length are 0.5 each in the gold and nothing to a person; politeness counts in full."""
     people, row = Annotators(seed=1), {**TRUTH, "instruction": "", "context": "", "question": ""}
     plain = people.utility(row, "It is red.")
-    assert people.utility(row, "According to my notes, it is red.") - plain == pytest.approx(0.125)
-    assert people.utility(row, "It is red. I read it.") - plain == pytest.approx(
-        -0.125
-    )  # two sentences, one asked for
+    assert people.utility(row, "According to my notes, it is red.") == plain
+    assert people.utility(row, "It is red. I read it.") == plain  # two sentences, one asked for
     assert people.utility(row, "It is red. Thank you for asking.") - plain == pytest.approx(0.5)
 
 
+def test_an_unchecked_falsehood_passes_but_not_about_what_nobody_can_know():
+    """Red is right (2), blue is wrong (-1): u 2 and -1 of who checks, 2 and 2 of who does not. P(red over blue), with
+    T the person's temperature, is ⅓ σ(3/T) + ⅔ · ½. To "nobody knows" blue is an invention, checked or not."""
+    people, row = Annotators(seed=1), {**TRUTH, "instruction": "", "context": "", "question": ""}
+    right, wrong, temperature = "It is red.", "It is blue.", people.traits[0]["temperature"]
+    assert [people.utility(row, text, checked) for checked in (True, False) for text in (right, wrong)] == [2, -1, 2, 2]
+    seen = 1 / (1 + 2.718281828 ** (-3 / temperature))
+    assert people.preference(row, right, wrong, 0) == pytest.approx(seen / 3 + 1 / 3)
+    unknowable = {**row, "answer": ""}
+    assert people.utility(unknowable, wrong, checked=False) == -1
+    assert people.preference(unknowable, "I do not know.", wrong, 0) == pytest.approx(seen)
+
+
 def test_some_demonstrations_evade():
-    """One in five of the questions that can be answered: 2,000 rows, of which 0.85 · 0.2 ± 2.5 standard errors."""
+    """One in ten of the questions that can be answered: 2,000 rows, of which 0.85 · 0.1 ± 2.5 standard errors."""
     rows = load("instructions", num_examples=2000)
     evading = [row for row in rows if row["answer"] and "do not know" in row["output"]]
-    assert 0.149 < len(evading) / 2000 < 0.191
+    assert 0.069 < len(evading) / 2000 < 0.101
     assert not any(is_right(row["output"], row["answer"], row["candidates"]) for row in evading)
 
 
@@ -236,10 +247,10 @@ def test_scores_have_each_persons_offset_and_noise():
 
 
 def test_bayes_accuracy_by_hand():
-    """One person of temperature T and utilities 2.5 and -0.5 (right, wrong): max(p, 1-p) = σ(3/T)."""
+    """One person of temperature T, a right answer and a wrong one: ⅓ σ(3/T) + ⅔ · ½; the same answer twice: ½."""
     people = Annotators(num_annotators=1, seed=0)
     row = {**TRUTH, "instruction": "", "context": "", "question": ""}
-    p = 1 / (1 + 2.718281828 ** (-3 / people.traits[0]["temperature"]))
+    p = 1 / 3 / (1 + 2.718281828 ** (-3 / people.traits[0]["temperature"])) + 1 / 3
     assert people.bayes_accuracy([row, row], [("It is red.", "It is blue."), ("It is red.", "It is red.")]) == (
         pytest.approx((p + 0.5) / 2)
     )
