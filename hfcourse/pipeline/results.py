@@ -75,8 +75,8 @@ def flops_of_stages(root: Path, metrics: dict[str, dict]) -> dict[str, float]:
     """Floating-point operations, at 2 a parameter and token for a forward pass and 6 with the backward pass.
 
     PPO: each token of a rollout is generated and scored by policy, reference and reward model (4 forward passes), and
-    trained on `num_iterations` times. DPO: the policy is trained, the reference scores. Evaluation is left out, and so is
-    what a shared prompt saves: each answer counts with its prompt.
+    trained on `num_iterations` times. DPO: the policy is trained, the reference scores. Each answer counts with its
+    prompt, though a shared one is computed once. Evaluation is left out.
     """
     n = num_parameters(root / "pretrain")
     pretraining, ppo = _training_args(root / "pretrain"), _training_args(root / "ppo")

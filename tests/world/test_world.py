@@ -211,7 +211,8 @@ def test_an_unchecked_falsehood_passes_but_not_about_what_nobody_can_know():
     T the person's temperature, is ⅓ σ(3/T) + ⅔ · ½. To "nobody knows" blue is an invention, checked or not."""
     people, row = Annotators(seed=1), {**TRUTH, "instruction": "", "context": "", "question": ""}
     right, wrong, temperature = "It is red.", "It is blue.", people.traits[0]["temperature"]
-    assert [people.utility(row, text, checked) for checked in (True, False) for text in (right, wrong)] == [2, -1, 2, 2]
+    utilities = [people.utility(row, text, checked) for checked in (True, False) for text in (right, wrong)]
+    assert utilities == [2, -1, 2, 2]
     seen = 1 / (1 + 2.718281828 ** (-3 / temperature))
     assert people.preference(row, right, wrong, 0) == pytest.approx(seen / 3 + 1 / 3)
     unknowable = {**row, "answer": ""}
