@@ -7,7 +7,8 @@ Five tasks of the embedded world, asked in FLAN's phrasings, which are nowhere i
 pretrained model, five are tuned, each on four tasks, and asked the fifth's test questions; one more is tuned on all
 five, and says how far seeing the task would have brought it. Greedy answers, of which the first line counts; right is
 what states the answer and no other. `difference`: tuned without the task minus pretrained, on the same questions; of
-each seed with the standard error over questions, and over seeds with that over the seeds' means.
+each seed with the standard error over questions, and over seeds with that over the seeds' means. `shots`: accuracy of
+the pretrained model behind k examples of the task, without a gradient step.
 """
 
 import argparse
@@ -25,13 +26,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hfcourse import SFTConfig, SFTTrainer
 from hfcourse.data import PromptTemplate
-from hfcourse.evaluation import estimate, generate, paired_difference
+from hfcourse.evaluation import estimate, few_shot_prompts, generate, paired_difference
 from hfcourse.world import is_right
 from hfcourse.world.questions import draw_question
 
 ROOT = Path(__file__).parents[1]
 TASKS = ("fact", "reading", "feeling", "sum", "translation")
 ROWS_A_TASK, QUESTIONS_A_TASK = 600, 120
+SHOTS, EXAMPLES = (1, 2, 3), 32  # more do not fit into 256 positions
 
 
 def rows_of(task: str, split: str, count: int) -> list[dict]:
@@ -72,10 +74,11 @@ def load(path: str):
     return AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
 
 
-def answers(model, tokenizer, task: str) -> tuple[list[float], list[str]]:
+def answers(model, tokenizer, task: str, num_shots: int = 0, seed: int = 0) -> tuple[list[float], list[str]]:
     """Of each test question, 1 for a right answer; and the answers."""
     rows = rows_of(task, "test", QUESTIONS_A_TASK)
-    written = generate(model, tokenizer, [row["prompt"] for row in rows], 24, temperature=0, batch_size=60)
+    prompts = few_shot_prompts([r["prompt"] for r in rows], rows_of(task, "train", EXAMPLES), num_shots, seed)
+    written = generate(model, tokenizer, prompts, 24, temperature=0, batch_size=60)
     texts = [completion.text.strip().partition("\n")[0] for completion in written]
     pairs = zip(texts, rows, strict=True)
     return [float(is_right(text, row["answer"], row["candidates"])) for text, row in pairs], texts
@@ -95,8 +98,16 @@ def measure(path: str, seed: int) -> dict:
         task: [round(sum(side[task][0]) / QUESTIONS_A_TASK, 3) for side in (before, unseen, seen)] for task in TASKS
     }
     examples = {task: [before[task][1][0], unseen[task][1][0]] for task in TASKS}
-    difference = paired_difference(*pooled)
-    return {"pretrained, unseen, seen": by_task, "difference": difference, "before and after": examples}
+    difference, shots = paired_difference(*pooled), {0: pooled[0]}
+    for k in SHOTS:
+        shots[k] = [hit for task in TASKS for hit in answers(*load(path), task, k, seed)[0]]
+    return {
+        "pretrained, unseen, seen": by_task,
+        "difference": difference,
+        "shots": {k: [round(x, 3) for x in estimate(hits)] for k, hits in shots.items()},
+        "3 shots minus none": [round(x, 3) for x in paired_difference(shots[0], shots[SHOTS[-1]])],
+        "before and after": examples,
+    }
 
 
 def pretrain(seed: int) -> str:
