@@ -1,5 +1,6 @@
 """Several adapters on one base model: policy, critic and reward model share its weights; none is the reference."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,7 +62,7 @@ def add_reward_adapter(policy: PeftModel, path: str, name: str) -> nn.Linear:
     """Load the adapter of a reward model onto the policy's base, frozen.
 
     Returns:
-        Its head: hidden state (..., d) -> reward (..., 1).
+        Its head: hidden state (..., d) -> reward (..., heads).
 
     Raises:
         InputError: the policy has no adapter, so that the base would be trained away under the reward model; or the
@@ -83,7 +84,7 @@ def add_reward_adapter(policy: PeftModel, path: str, name: str) -> nn.Linear:
     config.modules_to_save, config.inference_mode = None, True
     policy.add_adapter(name, config)
     set_peft_model_state_dict(policy, weights, adapter_name=name)
-    head = nn.Linear(head_weight.shape[1], 1, bias=False)
+    head = nn.Linear(*head_weight.T.shape, bias=False)
     head.weight = nn.Parameter(head_weight, requires_grad=False)
     return head.to(policy.device)
 
@@ -102,16 +103,21 @@ def without_adapters(model: nn.Module, names: set[str]) -> Iterator[None]:
 class RewardAdapter:
     """A reward model that is an adapter on the policy's base, with the face of a sequence classifier.
 
+    Its zero is the head's own: the folder of an adapter has no config, and so no `reward_mean`. `num_centering_samples`
+    measures one.
+
     Args:
         path: folder of the adapter, as a reward trainer saved it.
     """
 
     def __init__(self, path: str):
-        self.path, self.config = path, SimpleNamespace(_name_or_path=path, pad_token_id=None)
+        self.path = path
 
     def attach(self, policy: PeftModel, name: str) -> None:
         """Load it onto the policy's base; the policy knows [`hfcourse.models.token_stats.add_token_stats_head`]."""
         self.policy, self.name, self.head = policy, name, add_reward_adapter(policy, self.path, name)
+        self.config = copy.copy(policy.get_base_model().config)  # its own: who scores sets its pad token
+        self.config._name_or_path = self.path
 
     @property
     def device(self) -> torch.device:

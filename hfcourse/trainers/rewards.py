@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.utils import get_callable_name, is_async_callable
 
 from hfcourse.errors import InputError
+from hfcourse.models.adapters import RewardAdapter
 from hfcourse.models.reward_model import score
 
 
@@ -17,7 +18,8 @@ class RewardModelFunction:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, eos_token_ids: list[int]):
         self.model, self.tokenizer, self.eos_token_ids = model, tokenizer, eos_token_ids
-        self.__name__ = model.config._name_or_path.rstrip("/").split("/")[-1] or "reward_model"
+        path = model.path if isinstance(model, RewardAdapter) else model.config._name_or_path
+        self.__name__ = path.rstrip("/").split("/")[-1] or "reward_model"
 
     def __call__(self, prompts, completions, completion_ids, **columns) -> list[float]:
         finished = [ids[-1] in self.eos_token_ids for ids in completion_ids]
