@@ -103,7 +103,7 @@ def without_adapters(model: nn.Module, names: set[str]) -> Iterator[None]:
 class RewardAdapter:
     """A reward model that is an adapter on the policy's base, with the face of a sequence classifier.
 
-    Its zero is the head's own: the folder of an adapter has no config, and so no `reward_mean`. `num_centering_samples`
+    Its zero is the head's own: an adapter's folder has no config, and so no `reward_mean`. `num_centering_samples`
     measures one.
 
     Args:
