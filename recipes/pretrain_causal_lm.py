@@ -8,7 +8,11 @@
 Documents are joined by EOS and cut into blocks of --block_size tokens. Without --model_name_or_path a new Llama is
 made, of the shape that the flags give. It is trained to predict each token from those before it.
 
-What to watch: `eval_loss` (nats a token) and its exponential, `eval_perplexity`, on text that it has not seen.
+--dataset_streaming true reads, shuffles (--buffer_size) and tokenises on the fly what is longer than memory or disk,
+`zcat *.gz | python recipes/pretrain_causal_lm.py --dataset_name - …` included; else it is tokenised once, and cached.
+
+What to watch: `eval_loss` (nats a token), its exponential, `eval_perplexity`, and `eval_bits_per_byte`, which compares
+tokenizers too, on text that it has not seen.
 """
 
 from dataclasses import dataclass, field

@@ -75,7 +75,9 @@ def main():
     if tokenizer.mask_token is None:
         ends = {"cls_token": tokenizer.bos_token or "<cls>", "sep_token": tokenizer.eos_token or "<sep>"}
         tokenizer.add_special_tokens({"mask_token": "<mask>", **ends})
-    train, evaluation = load_splits(script_args, training_args, required_columns=(training_args.text_column,))
+    columns = (training_args.text_column,)
+    # Static masks are copies of a whole dataset: its stream must end.
+    train, evaluation = load_splits(script_args, training_args, columns, endless=not training_args.dupe_factor)
     set_seed(training_args.seed)  # a new model's weights are drawn here
     model = load_or_make(AutoModelForMaskedLM, model_args, shape.config(tokenizer, training_args.block_size))
     trainer = MaskedLMTrainer(

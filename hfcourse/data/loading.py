@@ -1,10 +1,13 @@
-"""One name for every source of rows: the Hub, a folder, a file, or the embedded world."""
+"""One name for every source of rows: the Hub, a folder, a file, standard input, or the embedded world."""
 
+import os
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
 from datasets import Dataset, DatasetDict, IterableDataset
 
+from hfcourse.data.text_stream import standard_input, text_stream
 from hfcourse.errors import InputError
 
 BUILDER_OF = {
@@ -32,13 +35,16 @@ def load_dataset(
     | `world/instructions`                    | the embedded world (needs `num_examples` unless streamed)        |
     | `pairs.jsonl` (.json .csv .tsv .parquet)| one file, which is the split "train"                             |
     | `notes.txt`                             | one document a line, in the column `text`; empty lines left out  |
-    | `folder/`                               | such files, named after their split; or a `save_to_disk` folder  |
+    | `folder/`                               | such files, named after their split (train-00000.parquet, …; all |
+    |                                         | are "train" where no name says); or a `save_to_disk` folder      |
+    | `-`                                     | standard input: JSON lines, or a document a line; streamed       |
     | `org/name`                              | a dataset on the Hub                                             |
 
     Args:
         split: its name; datasets' slices ("train[:5%]") work wherever rows are not generated or streamed.
         config: configuration of a Hub dataset.
-        streaming: an IterableDataset, whose rows are read when they are needed.
+        streaming: an IterableDataset, whose rows are read when they are needed; text in pieces, where a document is
+            long ([`hfcourse.data.text_stream`]).
         num_examples: the first so many rows (or all, where there are fewer).
         required_columns: columns that must be there.
 
@@ -46,7 +52,7 @@ def load_dataset(
         InputError: there is no such dataset, split or column, or no row.
     """
     if not dataset_name:
-        raise InputError("dataset_name: is required (Hub id, folder, json/csv/parquet/txt file, or world/<name>)")
+        raise InputError("dataset_name: is required (Hub id, folder, json/csv/parquet/txt file, -, or world/<name>)")
     if dataset_name.startswith("world/"):
         dataset = _from_world(dataset_name, split, streaming, num_examples)
     else:
@@ -71,6 +77,8 @@ def _from_world(dataset_name: str, split: str, streaming: bool, num_examples: in
 
 def _from_source(dataset_name: str, split: str, config: str | None, streaming: bool):
     path = Path(dataset_name).expanduser()
+    if dataset_name == "-":
+        return _from_standard_input(split, streaming)
     try:
         if path.is_file():
             return _from_file(path, split, streaming)
@@ -78,8 +86,9 @@ def _from_source(dataset_name: str, split: str, config: str | None, streaming: b
             return _from_saved(path, split, streaming)
         if not path.is_dir() and _looks_local(dataset_name):
             raise InputError(f"dataset_name: there is no file or folder '{dataset_name}'")
-        name = str(path) if path.is_dir() else dataset_name
-        return datasets.load_dataset(name, config, split=split, streaming=streaming)
+        if path.is_dir():
+            return _from_folder(path, split, config, streaming)
+        return datasets.load_dataset(dataset_name, config, split=split, streaming=streaming)
     except InputError:
         raise
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as e:
@@ -95,9 +104,33 @@ def _from_file(path: Path, split: str, streaming: bool):
     _only_train(path, split)
     if path.stat().st_size == 0:
         raise InputError(f"dataset_name: '{path}' is empty")
+    if builder == "text" and streaming:
+        return text_stream([str(path)])
     options = {"sep": "\t"} if suffix == ".tsv" else {}
     dataset = datasets.load_dataset(builder, data_files=str(path), split=split, streaming=streaming, **options)
     return dataset.filter(_has_text) if builder == "text" else dataset
+
+
+def _from_folder(path: Path, split: str, config: str | None, streaming: bool):
+    builder = datasets.load_dataset_builder(str(path), config)
+    if builder.info.builder_name != "text":
+        return datasets.load_dataset(str(path), config, split=split, streaming=streaming)
+    if not streaming:
+        return datasets.load_dataset(str(path), config, split=split).filter(_has_text)
+    files = builder.config.data_files
+    if split not in files:
+        raise InputError(f"dataset_name: '{path}' has no split '{split}', only {sorted(files)}")
+    return text_stream(list(files[split]))
+
+
+def _from_standard_input(split: str, streaming: bool):
+    if split.partition("[")[0] != "train":
+        raise InputError(f"split '{split}': standard input is the split 'train'; evaluate on a file")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise InputError("dataset_name: standard input reaches one process only; write it to a file first")
+    if not streaming:
+        raise InputError("dataset_name: standard input is a stream; set dataset_streaming and max_steps")
+    return standard_input()
 
 
 def _has_text(row: dict) -> bool:
@@ -124,7 +157,10 @@ def _only_train(path: Path, split: str) -> None:
 
 
 def _check(dataset, dataset_name: str, split: str, required_columns: tuple[str, ...]) -> None:
-    first = next(iter(dataset), None)
+    try:
+        first = next(iter(dataset), None)
+    except (OSError, ValueError, pa.ArrowInvalid, datasets.exceptions.DatasetsError) as e:  # a stream's first reading
+        raise InputError(f"dataset_name: cannot read '{dataset_name}', split '{split}': {_one_line(e)}") from e
     if first is None:
         raise InputError(f"{dataset_name}: the split '{split}' is empty")
     for column in required_columns:

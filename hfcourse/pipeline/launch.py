@@ -19,64 +19,16 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hfcourse.errors import InputError
+from hfcourse.pipeline.script_arguments import ScriptArguments
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
     from trl import ModelConfig
-
-
-@dataclass
-class ScriptArguments:
-    """What a recipe reads and how it is launched; the trainer's config holds the rest."""
-
-    _argument_group_name = "data and launch"
-
-    dataset_name: str | None = field(
-        default=None,
-        metadata={
-            "help": "Hub id, local folder, json/jsonl/csv/parquet/txt file, or world/<name> for the embedded world "
-            "(world/corpus, world/instructions, …)."
-        },
-    )
-    dataset_config: str | None = field(
-        default=None, metadata={"help": "Configuration (subset) of a Hub dataset that has several."}
-    )
-    dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
-    dataset_test_split: str = field(
-        default="test", metadata={"help": "Split to evaluate on. Read only if --eval_strategy is not 'no'."}
-    )
-    dataset_streaming: bool = field(
-        default=False, metadata={"help": "Read rows when they are needed. Needs --max_steps: a stream has no length."}
-    )
-    num_train_examples: int | None = field(
-        default=None, metadata={"help": "Train on the first so many rows. Required for world/ unless it is streamed."}
-    )
-    num_eval_examples: int | None = field(default=None, metadata={"help": "Evaluate on the first so many rows."})
-    template: str | None = field(
-        default=None,
-        metadata={
-            "help": "Turns instruction, context, question and output columns into prompt and completion: "
-            "four_part_en, four_part_zh, alpaca, plain, or a .jinja file. hh_rlhf makes chat messages of HH-RLHF's "
-            "pairs. Unset: the dataset has its final columns."
-        },
-    )
-    license: str | None = field(
-        default=None,
-        metadata={"help": "Licence of the trained model, for its card: an id such as apache-2.0. Unset: its base's."},
-    )
-    expected_processes: int | None = field(
-        default=None,
-        metadata={
-            "help": "Refuse to start unless this many processes train together. `accelerate launch` can start fewer "
-            "than it was asked for without a word."
-        },
-    )
 
 
 def recipe(main: Callable[[], object]) -> None:
@@ -146,10 +98,16 @@ def one_process_only() -> None:
 
 
 def load_splits(
-    script_args: ScriptArguments, training_args: "TrainingArguments", required_columns: tuple[str, ...] = ()
+    script_args: ScriptArguments,
+    training_args: "TrainingArguments",
+    required_columns: tuple[str, ...] = (),
+    endless: bool = True,
 ) -> tuple["Dataset | IterableDataset", "Dataset | IterableDataset | None"]:
-    """(train, eval) as the flags name them; eval is None where `eval_strategy` is "no"."""
-    from hfcourse.data import load_dataset
+    """(train, eval) as the flags name them; eval is None where `eval_strategy` is "no".
+
+    A stream to train on is shuffled and starts anew where it ends ([`hfcourse.data.endless_stream`]), if `endless`.
+    """
+    from hfcourse.data import endless_stream, load_dataset
 
     def load(split: str, num_examples: int | None):
         return load_dataset(
@@ -163,7 +121,12 @@ def load_splits(
 
     if script_args.dataset_streaming and training_args.max_steps <= 0:
         raise InputError("max_steps: is required with dataset_streaming, for a stream has no length")
+    if script_args.buffer_size < 0:
+        raise InputError(f"buffer_size: {script_args.buffer_size} rows; take 0 or more")
     train = load(script_args.dataset_train_split, script_args.num_train_examples)
+    if script_args.dataset_streaming and endless:
+        seed = training_args.seed if training_args.data_seed is None else training_args.data_seed
+        train = endless_stream(train, script_args.buffer_size, seed)
     if training_args.eval_strategy == "no":
         return train, None
     return train, load(script_args.dataset_test_split, script_args.num_eval_examples)
