@@ -15,9 +15,9 @@ RECIPES = sorted(path.stem for path in (Path(__file__).parents[2] / "recipes").g
 TEXTS = ("train_tokenizer", "pretrain_causal_lm")
 ROLLOUTS = ("reinforce", "ppo")
 ANSWERS = ("evaluate", "prompt")
-ON_DATA = (*TEXTS, "sft", "label_preferences", "reward", *ROLLOUTS, "dpo", *ANSWERS)
+ON_DATA = (*TEXTS, "finetune", "sft", "label_preferences", "reward", *ROLLOUTS, "dpo", *ANSWERS)
 ONE_PROCESS = ("train_tokenizer", "label_preferences", *ANSWERS, "import_gguf", "demo")
-TRAINED = ("pretrain_causal_lm", "sft", "reward", *ROLLOUTS, "dpo")
+TRAINED = ("pretrain_causal_lm", "finetune", "sft", "reward", *ROLLOUTS, "dpo")
 
 
 @pytest.fixture(autouse=True)
