@@ -5,8 +5,9 @@
 
 Every trainer starts at the reference, 0.721 nats from π*, and gets its budget by its public API: 150 × 256 episodes,
 or 20,000 pairs twice over. Scored by KL(π ‖ π*), which is the regret over β. Each seed runs all trainers one after the
-other, on one core, so that their times can be compared; TRL's PPO, gone since 1.13, runs in a process of its own on
-trl 1.12.0, installed into runs/peers. Prints one line of JSON and writes exact.json beside this file.
+other, on one core, so that their times can be compared (on a core that others share by `core_seconds`, not by the
+clock's); TRL's PPO, gone since 1.13, runs in a process of its own on trl 1.12.0, installed into runs/peers. Prints one
+line of JSON and writes exact.json beside this file.
 """
 
 import argparse
