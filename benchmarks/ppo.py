@@ -91,7 +91,8 @@ class Phases:
             "_calculate_rewards": "reward",
         }.items():
             setattr(trainer, name, self.timed(getattr(trainer, name), phase))
-        layers = [m for n, m in trainer.model.named_modules() if n.endswith("model.layers.0")]
+        models = [model for model in (trainer.model, trainer.ref_model) if model is not None]
+        layers = [m for model in models for n, m in model.named_modules() if n.endswith("model.layers.0")]
         layers += [f.model.model.layers[0] for f in trainer.reward_funcs if hasattr(f.model, "model")]
         for layer in layers:
             layer.register_forward_pre_hook(self.count)

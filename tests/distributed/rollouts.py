@@ -1,4 +1,4 @@
-"""PPO on replayed rollouts; as a script once a rank: `rollouts.py output_dir`. Prints what each run learnt, as JSON.
+"""PPO on replayed rollouts; a script once a rank: `rollouts.py output_dir [fsdp2]`. Prints what it learnt, as JSON.
 
 The rollouts come from `output_dir/rollouts.json`: for each prompt of each rollout, the completion and its reward.
 """
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate import DistributedType, FullyShardedDataParallelPlugin, PartialState
 from accelerate.state import AcceleratorState
 from datasets import Dataset
 
@@ -79,7 +80,7 @@ def learnt(trainer) -> dict:
     return {
         "num_processes": trainer.accelerator.num_processes,
         "advantages": advantages,
-        "logged": [{n: log[n] for n in METRICS} for log in trainer.state.log_history if "reward" in log],
+        "logged": [{n: log[n] for n in METRICS if n in log} for log in trainer.state.log_history if "reward" in log],
         "parameters": torch.cat([p.detach().flatten() for p in parameters]).tolist(),
     }
 
@@ -101,6 +102,29 @@ def runs(folder: str, processes: int) -> dict[str, dict]:
     return results
 
 
+def shard_with_fsdp2() -> None:
+    """accelerate turns to FSDP on accelerators alone; this does on a CPU what it does there."""
+    initialise = AcceleratorState.__init__
+
+    def and_shard(self, *args, **kwargs):
+        is_first = not AcceleratorState._shared_state
+        initialise(self, *args, **kwargs)
+        if is_first:
+            self.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+            self.fsdp_plugin = FullyShardedDataParallelPlugin(
+                fsdp_version=2,
+                auto_wrap_policy="transformer_based_wrap",
+                transformer_cls_names_to_wrap=["LlamaDecoderLayer"],
+                cpu_ram_efficient_loading=False,
+            )
+
+    AcceleratorState.__init__ = and_shard
+
+
 if __name__ == "__main__":
-    print(json.dumps(runs(sys.argv[1], 2)))
-    AcceleratorState._reset_state(reset_partial_state=True)
+    if sys.argv[2:] == ["fsdp2"]:
+        shard_with_fsdp2()
+        print(json.dumps(learnt(replaying(sys.argv[1], 2))))
+    else:
+        print(json.dumps(runs(sys.argv[1], 2)))
+    torch.distributed.destroy_process_group()

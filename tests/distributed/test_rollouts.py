@@ -44,6 +44,17 @@ def test_five_sgd_updates_on_two_processes_are_those_of_one(ranks, folder):
     assert sorted(seen) == sorted(alone["advantages"])
 
 
+def test_under_fsdp2_it_is_the_same(folder):
+    """Weights cut over two processes, the head and the critic among them; gathered again they are one process's."""
+    alone = learnt(replaying(folder, 1))
+    outputs = run_on_processes(Path(__file__).parent / "rollouts.py", folder, "fsdp2", timeout=300)
+    for rank in (json.loads(out.splitlines()[-1]) for out in outputs):
+        assert rank["num_processes"] == 2
+        for prompt, advantages in rank["advantages"].items():
+            assert close(advantages, alone["advantages"][prompt], atol=1e-5, rtol=0), prompt
+        assert close(rank["parameters"], alone["parameters"], atol=1e-6, rtol=0)
+
+
 def test_adamws_curve_is_that_of_one_process(ranks, folder):
     alone = learnt(replaying(folder, 1, optim="adamw_torch", learning_rate=1e-2))
     for rank in ranks:

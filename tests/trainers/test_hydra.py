@@ -222,6 +222,25 @@ def test_a_reward_adapter_needs_its_own_base(make_ppo, make_hydra, reward_adapte
         )
 
 
+@pytest.mark.parametrize("peft", [False, True], ids=["full", "lora"])
+def test_no_pass_is_done_twice(make_ppo, peft):
+    """A rollout is read once by the policy (log-probs and values together), once by the reference, and once in each
+    epoch: with the base's own generation and the reward model's pass, the floor of RLHF, 4 + 3 · epochs."""
+    trainer = make_ppo(peft_config=policy_lora() if peft else None, num_iterations=4, max_steps=8)
+    trainer._generate = lambda prompts: ([[5]] * 8, [[9, 10, 11, 12, 13, 14]] * 8, TEXTS)
+    tokens = {True: 0, False: 0}
+
+    def count(_module, inputs):
+        tokens[torch.is_grad_enabled()] += inputs[0].shape[0] * inputs[0].shape[1]
+
+    for model in (trainer.model, trainer.ref_model):
+        for name, module in model.named_modules() if model is not None else ():
+            if name.endswith("model.layers.0"):
+                module.register_forward_pre_hook(count)
+    trainer.train()
+    assert tokens == {False: 2 * 8 * 7, True: 4 * 8 * 7}
+
+
 class LargestTensor(TorchDispatchMode):
     """The number of elements of the largest tensor that any operation returns."""
 
