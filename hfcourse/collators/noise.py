@@ -7,7 +7,7 @@ import numpy as np
 from hfcourse.collators.randomness import random_bits, smallest
 from hfcourse.errors import InputError
 
-NOISE, KEPT = 0, 1  # streams of random numbers
+NOISE = 0  # stream of random numbers
 MAX_COLUMNS_OF_UINT32 = 1024
 
 
@@ -41,16 +41,18 @@ def raw_length_for(input_length: int, noise_density: float, mean_noise_span_leng
     return length - 1 if noise_density == 0.5 and targets > inputs else length
 
 
-def random_partition(keys: np.ndarray, total: int, parts: int, stream: int) -> np.ndarray:
+def random_partition(bits: np.ndarray, parts: int) -> np.ndarray:
     """(B, parts) positive integers that add up to `total`, every such composition being equally likely.
 
     A composition is a choice of parts - 1 of the total - 1 gaps between neighbours.
+
+    Args:
+        bits: (B, total - 1) random numbers, one a gap. Overwritten.
     """
-    dtype = np.uint32 if total <= MAX_COLUMNS_OF_UINT32 else np.uint64
-    cuts = np.empty((len(keys), parts + 1), dtype=np.int64)
-    cuts[:, 0], cuts[:, -1] = 0, total
-    cuts[:, 1:-1] = smallest(random_bits(keys, total - 1, stream, dtype), parts - 1) + 1
-    return np.diff(cuts, axis=1)
+    cuts = np.empty((len(bits), parts + 1), dtype=np.int64)
+    cuts[:, 0], cuts[:, -1] = 0, bits.shape[1] + 1
+    np.add(smallest(bits, parts - 1), 1, out=cuts[:, 1:-1])
+    return cuts[:, 1:] - cuts[:, :-1]
 
 
 def random_spans(
@@ -70,22 +72,24 @@ def random_spans(
     Returns:
         kept (B, k) or, with free ends, (B, k + 1), and noise (B, k).
     """
-    kept = raw_length - noise
-    noise_lengths = random_partition(keys, noise, spans, NOISE)
-    if not free_ends:
-        return random_partition(keys, kept, spans, KEPT), noise_lengths
-    kept_lengths = random_partition(keys, kept + 2, spans + 1, KEPT)
-    kept_lengths[:, [0, -1]] -= 1
+    kept = raw_length - noise + 2 * free_ends
+    dtype = np.uint32 if max(kept, noise) <= MAX_COLUMNS_OF_UINT32 else np.uint64
+    bits = random_bits(keys, noise - 1 + kept - 1, NOISE, dtype)  # one draw: a call costs more than a small batch
+    noise_lengths = random_partition(bits[:, : noise - 1], spans)
+    kept_lengths = random_partition(bits[:, noise - 1 :], spans + free_ends)
+    if free_ends:
+        kept_lengths[:, [0, -1]] -= 1
     return kept_lengths, noise_lengths
 
 
 def spans_to_mask(kept_lengths: np.ndarray, noise_lengths: np.ndarray) -> np.ndarray:
     """(B, L) bool, True where a token is noise, from the lengths of [`random_spans`]."""
     rows, spans = noise_lengths.shape
-    parts = np.zeros((rows, spans + kept_lengths.shape[1]), dtype=np.int64)
+    parts = np.empty((rows, spans + kept_lengths.shape[1]), dtype=np.int64)
     parts[:, 0::2], parts[:, 1::2] = kept_lengths, noise_lengths
-    is_noise = np.arange(parts.shape[1]) % 2 == 1
-    return np.repeat(np.tile(is_noise, rows), parts.ravel()).reshape(rows, -1)
+    is_noise = np.zeros(parts.shape, dtype=bool)
+    is_noise[:, 1::2] = True
+    return np.repeat(is_noise.ravel(), parts.ravel()).reshape(rows, -1)
 
 
 def iid_noise(keys: np.ndarray, raw_length: int, noise_density: float) -> np.ndarray:

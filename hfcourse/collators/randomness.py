@@ -1,5 +1,7 @@
 """Random numbers of a batch, row by row: each row has a key, and everything drawn for the row follows from its key."""
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 
@@ -44,10 +46,14 @@ class RowKeys:
             return mix(mix(mask_seeds.astype(np.uint64) + GOLDEN) + np.uint64(self.seed or 0))
         if self.seed is None:
             return torch.randint(2**63 - 1, (len(tokens),)).numpy().astype(np.uint64)
-        weights = mix(np.arange(1, tokens.shape[1] + 1, dtype=np.uint64) * GOLDEN)
-        hashed = (tokens.astype(np.uint64) * weights).sum(1)  # zeros on the right change nothing
+        hashed = (tokens.astype(np.uint64) * _weights(tokens.shape[1])).sum(1)  # zeros on the right change nothing
         run = mix(np.array([[self.seed], [self._epoch.item()]], dtype=np.int64).astype(np.uint64) + GOLDEN)
         return mix(mix(hashed + run[0]) + run[1])
+
+
+@lru_cache(maxsize=64)
+def _weights(count: int) -> np.ndarray:
+    return mix(np.arange(1, count + 1, dtype=np.uint64) * GOLDEN)
 
 
 def mix(x: np.ndarray) -> np.ndarray:
