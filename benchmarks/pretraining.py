@@ -50,7 +50,7 @@ from hfcourse import (
 )
 from hfcourse.tokenization import train_tokenizer
 
-ROUNDS, STEPS, ROWS, LENGTH, VOCAB_SIZE, SENTINELS = 9, 6, 16, 128, 2000, 30
+ROUNDS, STEPS, ROWS, LENGTH, VOCAB_SIZE, SENTINELS = 9, 4, 16, 128, 2000, 30
 SHAPE = dict(hidden_size=128, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4)
 T5_SHAPE = dict(d_model=128, d_kv=32, d_ff=512, num_layers=2, num_heads=4)
 
