@@ -11,6 +11,8 @@
 Without --model_name_or_path a new model is made, of the shape that the flags give. A tokenizer without a mask token
 (a byte-level BPE, say) gets one, and its BOS and EOS serve as CLS and SEP.
 
+--word_vectors my_vectors puts word vectors (of pretrain_embeddings, word2vec, GloVe) into the embedding table.
+
 What to watch: `eval_loss` (nats a hidden token) and its exponential, `eval_perplexity`, on text it has not seen.
 """
 

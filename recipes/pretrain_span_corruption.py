@@ -9,6 +9,8 @@ The tokenizer needs sentinels: `recipes/train_tokenizer.py --sentinels 100`. Wit
 made, of the shape that the flags give. --tasks_name brings rows of `input` and `target` texts (T5's multi-task
 mixture), --task_rate of all rows. --objective ul2 takes a tokenizer with the mode tokens [R], [X] and [S].
 
+--word_vectors my_vectors puts word vectors (of pretrain_embeddings, word2vec, GloVe) into the embedding table.
+
 Optimizer: --rms_scaled true is AdamW with steps relative to the weights; with --optim adafactor too it is T5's own.
 Plain AdamW is unstable for T5, whose weights are of very different sizes.
 

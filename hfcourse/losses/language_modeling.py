@@ -22,8 +22,11 @@ def language_modeling_loss(logits: Tensor, labels: Tensor, num_items: Tensor | f
         Scalar in nats a token, float32. No label that counts: 0, with a gradient of 0.
     """
     counts = labels != IGNORE_INDEX
-    # Selected before the softmax: in a masked LM 85 % of the rows are ignored, and a NaN there must not spread.
-    total = F.cross_entropy(at_least_float32(logits[counts]), labels[counts], reduction="sum")
+    if not counts.all():  # where all count, the copy and its slow backward are spared
+        # Selected before the softmax: in a masked LM 85 % of the rows are ignored, and a NaN there must not spread.
+        logits, labels = logits[counts], labels[counts]
+    logits, labels = at_least_float32(logits.reshape(-1, logits.shape[-1])), labels.reshape(-1)
+    total = F.cross_entropy(logits, labels, reduction="sum")
     if num_items is None:
         num_items = counts.sum().clamp(min=1)
     return total / num_items

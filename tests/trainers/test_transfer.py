@@ -8,7 +8,7 @@ import pytest
 from benchmarks.references.agreement_language import AgreementLanguage
 from benchmarks.references.transfer import accuracy, pretrain
 
-LANGUAGE = AgreementLanguage(classes=8, nouns=8, verbs=4, fillers=10, length=6, pairs=1)
+LANGUAGE = AgreementLanguage(classes=4, nouns=8, verbs=4, fillers=8, length=4, pairs=1)
 
 
 @pytest.fixture(scope="module")
@@ -17,8 +17,8 @@ def trunk(tmp_path_factory):
 
 
 def test_its_embeddings_tell_the_class_of_words_that_no_label_showed(trunk):
-    """32 labels name at most half of the 64 nouns; chance is 1/8."""
-    random, embeddings = (accuracy(LANGUAGE, "class", 32, 0, start) for start in (None, trunk))
+    """16 labels name at most half of the 32 nouns; chance is 1/4."""
+    random, embeddings = (accuracy(LANGUAGE, "class", 16, 0, start) for start in (None, trunk))
     assert embeddings >= random + 0.2
 
 
@@ -26,5 +26,4 @@ def test_only_the_whole_of_it_tells_whether_two_words_agree(trunk):
     """Chance is 1/2: each noun and each verb is as often in a sentence that agrees as in one that does not."""
     embeddings, whole = (accuracy(LANGUAGE, "agrees", 128, 0, trunk, whole=whole) for whole in (False, True))
     assert whole >= embeddings + 0.2
-    assert whole > 0.75
-    assert embeddings < 0.7
+    assert whole > 0.9
