@@ -1,6 +1,6 @@
 """What does pretraining pass on, and which part of the model holds it? A BERT on the agreement language, three seeds.
 
-    python benchmarks/transfer.py                     # some eight minutes on one core
+    python benchmarks/transfer.py                     # about eight CPU minutes; not yet run to its end
 
 A sentence has two pairs of a noun and the verb behind it, of one of eight classes, among fillers. A BERT (2 layers of
 width 64) is pretrained by MaskedLMTrainer or, reading from left to right, by CausalLMTrainer. Then a classifier on its
@@ -9,8 +9,7 @@ mean state learns from 128 or 512 labels
     class     the class of the first noun: one word tells it, but most of the 160 nouns are seldom or never labelled
     agrees    whether the first verb is of that class: no word tells it
 
-beginning with nothing of the model, with its embedding table, with all of it. The last line is the result as JSON;
-benchmarks/transfer.json is that of the last committed run.
+beginning with nothing of the model, with its embedding table, with all of it. The last line is the result as JSON.
 """
 
 import json
