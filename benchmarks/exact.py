@@ -197,7 +197,7 @@ def main() -> None:
         "trl_seeds": [seed for seed in arguments.seeds if seed in arguments.trl_seeds],
         **summary(runs),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "trl": trl.__version__},
-        "machine": f"{platform.machine()}, one thread",
+        "machine": f"{platform.machine()}, one thread; where others share the core, only core_seconds compare",
     }
     line = json.dumps(result)
     if len(arguments.seeds) >= len(SEEDS):
