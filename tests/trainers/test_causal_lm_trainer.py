@@ -109,6 +109,21 @@ def test_eval_loss_is_the_mean_over_tokens(tiny_llama, tmp_path):
     assert abs(sum(m * s for m, s in zip(means, sizes, strict=True)) / 5 - expected) > 1e-3
 
 
+def test_bits_per_byte_by_hand(tiny_llama, tiny_tokenizer, tmp_path):
+    """All nats of the predicted tokens, over ln 2 and the bytes that they spell; EOS costs nats and spells none."""
+    args = CausalLMConfig(str(tmp_path), block_size=16, disable_tqdm=True)
+    texts = Dataset.from_dict({"text": TEXTS})
+    trainer = CausalLMTrainer(
+        tiny_llama(), args, train_dataset=texts, eval_dataset=texts, processing_class=tiny_tokenizer
+    )
+    metrics = trainer.evaluate()
+    predicted = [token for row in trainer.eval_dataset for token in row["input_ids"][1:]]
+    spelt = sum(len(tiny_tokenizer.decode([t])) for t in predicted if t != tiny_tokenizer.eos_token_id)
+    assert spelt < sum(map(len, TEXTS))  # the first token of each block is not predicted
+    bits = metrics["eval_loss"] * len(predicted) / math.log(2)
+    assert metrics["eval_bits_per_byte"] == pytest.approx(bits / spelt, rel=1e-6)
+
+
 def test_texts_are_packed_and_eos_is_learnt(tiny_llama, tiny_tokenizer, tmp_path):
     texts = Dataset.from_dict({"text": TEXTS})
     args = CausalLMConfig(
