@@ -13,13 +13,13 @@ from torch.utils.data import get_worker_info
 
 from hfcourse.errors import InputError
 
-PIECE_CHARACTERS = 2**18
+PIECE_CHARACTERS = 2**16  # a hundred rows of it are tokenised at once
 
 
 def text_stream(files: list[str]) -> IterableDataset:
     """Rows of `text`, `begins` and `ends`, read when they are needed from text files, plain or gzipped (.gz).
 
-    A line is a document; empty ones are left out. One longer than 2¹⁸ characters comes in pieces, one a row: the first
+    A line is a document; empty ones are left out. One longer than 2¹⁶ characters comes in pieces, one a row: the first
     `begins`, the last `ends`, and [`hfcourse.data.pack_documents`] joins their tokens without a separator.
     """
     return _of_rows(_rows_of_files, files=list(files))

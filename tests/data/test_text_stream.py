@@ -173,8 +173,8 @@ print(json.dumps({"tokens": tokens, "megabytes": peak() - before}))
 
 
 def test_memory_does_not_grow_with_the_text(tmp_path, tiny_tokenizer):
-    """2 MB on one line, then 0.5 MB of short ones, streamed, shuffled and packed: in pieces, a quarter of a megabyte
-    of text is tokenised at once, at about a hundred bytes a token. All at once, the line takes more than 100 MB."""
+    """2 MB on one line, then 0.5 MB of short ones, streamed, shuffled and packed: in pieces, 64 kB of text
+    are tokenised at once, at about a hundred bytes a token. All at once, the line takes more than 100 MB."""
     tiny_tokenizer.save_pretrained(tmp_path / "tokenizer")
     sentence = "The red fox sleeps near the river, and Mara lives in Oakton. "
     small, large = tmp_path / "small.txt", tmp_path / "large.txt"
