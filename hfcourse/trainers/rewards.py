@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
+from contextlib import contextmanager
 from importlib import import_module
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -46,27 +47,26 @@ def checked(reward_func: Callable) -> Callable:
                 raise InputError(f"reward function '{name}': row {i} of the batch got {reward}; it must be finite")
         return rewards
 
-    def blame(error):
-        error.add_note(f"raised by reward function '{name}'")
+    @contextmanager
+    def named():
+        try:
+            yield
+        except Exception as error:
+            error.add_note(f"raised by reward function '{name}'")
+            raise
 
     if is_async_callable(reward_func):
 
         async def call(*, completions, **columns):
-            try:
+            with named():
                 rewards = await reward_func(completions=completions, **columns)
-            except Exception as e:
-                blame(e)
-                raise
             return check(rewards, completions)
 
     else:
 
         def call(*, completions, **columns):
-            try:
+            with named():
                 rewards = reward_func(completions=completions, **columns)
-            except Exception as e:
-                blame(e)
-                raise
             return check(rewards, completions)
 
     functools.update_wrapper(call, reward_func)

@@ -58,7 +58,6 @@ def test_a_turn_is_seen_and_nothing_else_is_called_one():
         turn = turning_point(KL, golds_of(lambda d: d * (1.0 - 0.5 * math.log(d)) if d else 0.0, rng), "rl")
         assert turn is None or turn.kl < KL[-1]
         fallen = turning_point(KL, golds_of(lambda d: d * (1.2 - 0.28 * d), rng), "best_of_n")
-        assert fallen is not None
         assert 2.25 <= fallen.kl <= 9.0
         assert fallen.loss > 2 * fallen.loss_se
     alarms = sum(
