@@ -3,26 +3,34 @@
 from dataclasses import dataclass, field
 
 import trl
+from transformers import GenerationConfig
 
 from hfcourse.errors import InputError
 
 # The log-probs that the loss sees are those of softmax(logits / temperature). A sampler that also cuts or shifts the
 # distribution draws from another policy, and the ratio of the two would no longer be 1.
 NEUTRAL_SAMPLING = {"top_p": (1.0,), "top_k": (0, None), "min_p": (None, 0.0), "repetition_penalty": (1.0,)}
+# What else `generate` can do to the distribution, and the value at which it does nothing, beside None.
 WARPERS = {
-    *NEUTRAL_SAMPLING,
-    "temperature",
-    "typical_p",
-    "epsilon_cutoff",
-    "eta_cutoff",
-    "min_new_tokens",
-    "min_length",
-    "no_repeat_ngram_size",
-    "bad_words_ids",
-    "suppress_tokens",
-    "do_sample",
-    "num_beams",
-}
+    "min_p": 0.0, "top_h": None, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "min_new_tokens": 0,
+    "min_length": 0, "no_repeat_ngram_size": 0, "bad_words_ids": None, "suppress_tokens": None,
+    "begin_suppress_tokens": None, "sequence_bias": None, "forced_bos_token_id": None, "forced_eos_token_id": None,
+    "exponential_decay_length_penalty": None, "guidance_scale": 1.0, "watermarking_config": None, "num_beams": 1,
+    "penalty_alpha": None, "dola_layers": None,
+}  # fmt: skip
+SAID_BY_THE_CONFIG = ("temperature", "top_p", "top_k", "repetition_penalty", "do_sample")
+OF_VLLM = ("presence_penalty", "frequency_penalty", "min_tokens", "logit_bias", "bad_words", "allowed_token_ids")
+
+
+def check_generation_config(generation_config: GenerationConfig) -> None:
+    """Raises InputError where a model brings along what changes the distribution: `generate` reads it there too."""
+    for name, neutral in WARPERS.items():
+        value = getattr(generation_config, name, None)
+        if value is not None and value != neutral:
+            raise InputError(
+                f"generation_config: the model's own {name}={value} would change the distribution; take it out of "
+                f"generation_config.json, or set model.generation_config.{name} = None"
+            )
 
 
 @dataclass
@@ -115,7 +123,7 @@ class RolloutConfig(trl.RLOOConfig):
         for name, neutral in NEUTRAL_SAMPLING.items():
             if getattr(self, name) not in neutral:
                 raise InputError(f"{name}: sampling may only be changed by temperature; leave {name} unset")
-        warped = WARPERS & set(self.generation_kwargs or ())
+        warped = {*WARPERS, *SAID_BY_THE_CONFIG, *OF_VLLM} & set(self.generation_kwargs or ())
         if warped:
             raise InputError(
                 f"generation_kwargs: {sorted(warped)} would change the distribution; use temperature alone"

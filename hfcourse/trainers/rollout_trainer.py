@@ -19,6 +19,7 @@ from hfcourse.trainers.mixin import TrainerMixin
 from hfcourse.trainers.rewards import RewardModelFunction, checked
 from hfcourse.trainers.rollout import EpochRepeatSampler, lengths, model_inputs, pad_rollout, split, trim
 from hfcourse.trainers.rollout_callbacks import RolloutMemory, SaveOnRolloutBoundary
+from hfcourse.trainers.rollout_config import check_generation_config
 from hfcourse.trainers.rollout_metrics import RolloutMetrics
 
 
@@ -51,6 +52,8 @@ class RolloutTrainer(TrainerMixin, RolloutMetrics, trl.RLOOTrainer):
         finally:
             args.beta = beta
         self.beta = beta
+        if not self.use_vllm:
+            check_generation_config(self.model.generation_config)
         self._add_stop_tokens(args.stop_tokens or ())
         check_prompt_lengths(train_dataset, self._tokenize_prompts, self.model.config, args.max_completion_length)
         self._has_adapter_reference = hasattr(self.model, "peft_config") and ref_model is None

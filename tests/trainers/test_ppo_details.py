@@ -12,7 +12,8 @@ from hfcourse.errors import InputError
 from hfcourse.models import token_stats
 from hfcourse.rl import kl_penalized_rewards
 from hfcourse.trainers import ppo_trainer, rollout_trainer
-from hfcourse.trainers.rollout_config import NEUTRAL_SAMPLING, WARPERS
+from hfcourse.trainers.rollout import pad_rollout
+from hfcourse.trainers.rollout_config import OF_VLLM, SAID_BY_THE_CONFIG, WARPERS, RolloutConfig
 from tests.trainers.rollouts import PROMPTS, given, history, rollout_of
 
 broken = pytest.mark.parametrize("broken", [False, True], ids=["right", "broken"])
@@ -144,14 +145,87 @@ def test_eos_in_the_very_last_slot_is_an_end(make_ppo, broken):
     assert (returns != [1, 1, -1]) == broken
 
 
-@pytest.mark.parametrize("name", sorted(WARPERS))
-def test_warpers_other_than_temperature_are_refused(make_ppo, name):
-    """Each would draw from another distribution than the one that is scored."""
+# Each changes what an untrained model with 300 tokens draws. As flags of the config, and as `generation_kwargs`.
+FLAGS = {"top_k": 3, "top_p": 0.5, "min_p": 0.5, "repetition_penalty": 3.0}
+KWARGS = {
+    "min_p": 0.5,
+    "top_h": 0.3,
+    "typical_p": 0.5,
+    "epsilon_cutoff": 0.02,
+    "eta_cutoff": 0.5,
+    "min_new_tokens": 6,
+    "min_length": 99,
+    "no_repeat_ngram_size": 1,
+    "bad_words_ids": [[i] for i in range(9, 150)],
+    "suppress_tokens": list(range(9, 150)),
+    "begin_suppress_tokens": list(range(9, 150)),
+    "sequence_bias": [[[9], 5.0]],
+    "forced_eos_token_id": 9,
+    "exponential_decay_length_penalty": (1, 5.0),
+    "guidance_scale": 2.0,
+    "watermarking_config": {"bias": 4.0},
+}
+WARPED = [*((name, {name: x}) for name, x in FLAGS.items())]
+WARPED += [(name, {"generation_kwargs": {name: x}}) for name, x in KWARGS.items()]
+
+
+def drawn_and_scored(trainer):
+    """Largest difference between the log-probs that the sampler draws by and those that the loss sees."""
+    torch.manual_seed(0)
+    prompt_ids = trainer._tokenize_prompts(PROMPTS)[0]
+    prompts = pad_rollout(prompt_ids, [[0]] * len(PROMPTS), 0)
+    output = trainer.model.generate(
+        input_ids=prompts["prompt_ids"],
+        attention_mask=prompts["prompt_mask"],
+        generation_config=trainer.generation_config,
+        output_scores=True,
+        return_dict_in_generate=True,
+    )
+    chosen = output.sequences[:, prompts["prompt_ids"].shape[1] :]
+    drawn = torch.stack(output.scores, 1).log_softmax(-1).gather(-1, chosen[..., None]).squeeze(-1)
+    ends = [row.index(e) + 1 if (e := trainer.eos_token_ids[0]) in row else len(row) for row in chosen.tolist()]
+    rows = [row[:n] for row, n in zip(chosen.tolist(), ends, strict=True)]
+    rollout = pad_rollout(prompt_ids, rows, 0)
+    rollout["attention_to_completion"] = mask = rollout["completion_mask"]
+    scored = trainer._forward(trainer.model.eval(), rollout)["logps"]
+    return (drawn[:, : mask.shape[1]] - scored)[mask.bool()].abs().max().item()
+
+
+@broken
+@pytest.mark.parametrize(("name", "settings"), WARPED, ids=[name for name, _ in WARPED])
+def test_warpers_other_than_temperature_are_refused(make_ppo, monkeypatch, name, settings, broken):
+    """Broken: not refused. Then completions are drawn from another distribution than the one that is scored."""
+    if not broken:
+        with pytest.raises(InputError, match=name):
+            make_ppo(**settings)
+        return
+    monkeypatch.setattr(RolloutConfig, "_refuse_what_is_not_supported", lambda self: None)
+    assert drawn_and_scored(make_ppo(**settings)) > 1e-3
+
+
+@pytest.mark.parametrize("name", sorted({*WARPERS, *SAID_BY_THE_CONFIG, *OF_VLLM}))
+def test_generation_kwargs_leave_the_distribution_alone(make_ppo, name):
     with pytest.raises(InputError, match=name):
         make_ppo(generation_kwargs={name: 2})
-    if name in NEUTRAL_SAMPLING:
-        with pytest.raises(InputError, match=name):
-            make_ppo(**{name: 0.5 if name in ("top_p", "min_p") else 3})
+
+
+def test_at_a_temperature_what_is_drawn_is_what_is_scored(make_ppo):
+    assert drawn_and_scored(make_ppo(temperature=0.7)) < 2e-5
+
+
+@broken
+def test_a_model_brings_no_warper_along(make_ppo, tiny_llama, monkeypatch, broken):
+    """`generate` reads what it is not told from the model's own generation_config. Broken: nobody looks there."""
+    model = tiny_llama(0)
+    model.generation_config.update(min_p=0.5, top_k=3, top_p=0.5, repetition_penalty=2.0, typical_p=1.0)
+    if broken:
+        monkeypatch.setattr(rollout_trainer, "check_generation_config", lambda generation_config: None)
+        assert drawn_and_scored(make_ppo(model)) > 1e-3
+        return
+    with pytest.raises(InputError, match=r"the model's own min_p=0.5"):
+        make_ppo(model)
+    model.generation_config.min_p = None  # the rest is said anew by the trainer
+    assert drawn_and_scored(make_ppo(model)) < 2e-5
 
 
 @broken
