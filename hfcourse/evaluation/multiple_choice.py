@@ -14,6 +14,20 @@ MAX_TOKENS_PER_BATCH = 8192
 
 
 @torch.no_grad()
+def sequence_logps(model: PreTrainedModel, prompts: list[list[int]], completions: list[list[int]]) -> list[float]:
+    """log π(y|x) = Σ_t log π(y_t|x, y_<t) of each completion, from token ids; the empty one's is 0."""
+    values = [0.0] * len(completions)
+    lengths = [len(x) + len(y) for x, y in zip(prompts, completions, strict=True)]
+    for rows in batches_by_length(lengths, MAX_TOKENS_PER_BATCH):
+        chosen = [completions[i] for i in rows]
+        logits, mask = completion_logits(model, [prompts[i] for i in rows], chosen)
+        labels = torch.tensor([token for ids in chosen for token in ids], device=logits.device)
+        logps, _ = token_logps(logits[mask], labels)
+        for i, of_row in zip(rows, logps.split([len(ids) for ids in chosen]), strict=True):
+            values[i] = of_row.sum().item()
+    return values
+
+
 def choice_logps(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], choices: list[list[str]]
 ) -> list[list[float]]:
@@ -33,16 +47,7 @@ def choice_logps(
         answers += tokenizer(texts, add_special_tokens=False)["input_ids"]
     if not all(contexts) or not all(answers):
         raise InputError("choices: a question or a choice has no tokens; leave such rows out")
-    values = [0.0] * len(answers)
-    lengths = [len(c) + len(a) for c, a in zip(contexts, answers, strict=True)]
-    for rows in batches_by_length(lengths, MAX_TOKENS_PER_BATCH):
-        chosen = [answers[i] for i in rows]
-        logits, mask = completion_logits(model, [contexts[i] for i in rows], chosen)
-        labels = torch.tensor([token for ids in chosen for token in ids], device=logits.device)
-        logps, _ = token_logps(logits[mask], labels)
-        for i, of_choice in zip(rows, logps.split([len(ids) for ids in chosen]), strict=True):
-            values[i] = of_choice.sum().item()
-    remaining = iter(values)
+    remaining = iter(sequence_logps(model, contexts, answers))
     return [[next(remaining) for _ in texts] for texts in choices]
 
 

@@ -1,6 +1,7 @@
 """Several adapters on one base model: policy, critic and reward model share its weights; none is the reference."""
 
 import copy
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from hfcourse.errors import InputError
 
 VALUE_ADAPTER = "value"
 HEAD = "score.weight"
+REWARD_MEAN = "reward_mean.json"
 
 
 @contextmanager
@@ -89,6 +91,19 @@ def add_reward_adapter(policy: PeftModel, path: str, name: str) -> nn.Linear:
     return head.to(policy.device)
 
 
+def save_reward_mean(model: nn.Module, folder: str | Path) -> None:
+    """Write a reward model's `config.reward_mean` beside its adapter, whose folder has no config to hold it."""
+    mean = getattr(model.config, "reward_mean", None)
+    if hasattr(model, "peft_config") and mean is not None:
+        (Path(folder) / REWARD_MEAN).write_text(json.dumps({"reward_mean": mean}) + "\n", encoding="utf-8")
+
+
+def read_reward_mean(folder: str | Path) -> float | None:
+    """What [`save_reward_mean`] wrote; None where nothing was measured."""
+    path = Path(folder) / REWARD_MEAN
+    return json.loads(path.read_text(encoding="utf-8"))["reward_mean"] if path.is_file() else None
+
+
 @contextmanager
 def without_adapters(model: nn.Module, names: set[str]) -> Iterator[None]:
     """Inside, `save_pretrained` does not know of these adapters: they are saved elsewhere, or were read from there."""
@@ -103,9 +118,6 @@ def without_adapters(model: nn.Module, names: set[str]) -> Iterator[None]:
 class RewardAdapter:
     """A reward model that is an adapter on the policy's base, with the face of a sequence classifier.
 
-    Its zero is the head's own: an adapter's folder has no config, and so no `reward_mean`. `num_centering_samples`
-    measures one.
-
     Args:
         path: folder of the adapter, as a reward trainer saved it.
     """
@@ -117,7 +129,7 @@ class RewardAdapter:
         """Load it onto the policy's base; the policy knows [`hfcourse.models.token_stats.add_token_stats_head`]."""
         self.policy, self.name, self.head = policy, name, add_reward_adapter(policy, self.path, name)
         self.config = copy.copy(policy.get_base_model().config)  # its own: who scores sets its pad token
-        self.config._name_or_path = self.path
+        self.config._name_or_path, self.config.reward_mean = self.path, read_reward_mean(self.path)
 
     @property
     def device(self) -> torch.device:

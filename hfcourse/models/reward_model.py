@@ -6,6 +6,8 @@ import types
 from pathlib import Path
 
 import torch
+from peft import PeftConfig, PeftModel
+from peft.utils import load_peft_weights
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -17,6 +19,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from trl.trainer.reward_trainer import suppress_seqcls_warning
 
 from hfcourse.errors import InputError
+from hfcourse.models.adapters import HEAD, REWARD_MEAN, is_reward_adapter, read_reward_mean
 
 
 def spare_pad_token(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -149,6 +152,8 @@ def load_reward_model(
 ) -> PreTrainedModel:
     """A reward model: a sequence classifier with a label a head, its heads new where `path` is a causal LM.
 
+    The folder of a reward model's adapter brings its base; what is returned is merged, and read without PEFT.
+
     Args:
         num_heads: of a new one; one that is saved has the heads that it has. One, when not given.
 
@@ -157,6 +162,8 @@ def load_reward_model(
     """
     options = {"dtype": dtype or "auto", "attn_implementation": attn_implementation}
     try:
+        if is_reward_adapter(path):
+            return _load_adapter(path, options)
         config = AutoConfig.from_pretrained(path)
         is_classifier = "SequenceClassification" in str(config.architectures)
         options["num_labels"] = num_heads or (config.num_labels if is_classifier else 1)
@@ -164,6 +171,20 @@ def load_reward_model(
             return AutoModelForSequenceClassification.from_pretrained(path, **options)
     except (OSError, ValueError) as e:
         raise InputError(f"reward model: no model in '{path}': {str(e).splitlines()[0]}") from e
+
+
+def _load_adapter(path: str, options: dict) -> PreTrainedModel:
+    heads = [weight for name, weight in load_peft_weights(path, device="cpu").items() if name.endswith(HEAD)]
+    if not heads:
+        raise InputError(f"reward model: the adapter in '{path}' has no {HEAD}; was it saved by a reward trainer?")
+    options["num_labels"] = len(heads[0])
+    with suppress_seqcls_warning():
+        base = AutoModelForSequenceClassification.from_pretrained(
+            PeftConfig.from_pretrained(path).base_model_name_or_path, **options
+        )
+    model = PeftModel.from_pretrained(base, path).merge_and_unload()
+    model.config.reward_mean, model.config._name_or_path = read_reward_mean(path), path
+    return model
 
 
 def merge_adapter(trainer: Trainer) -> None:
@@ -175,5 +196,5 @@ def merge_adapter(trainer: Trainer) -> None:
     if hasattr(model, "peft_config") and trainer.args.should_save:
         folder = Path(trainer.args.output_dir)
         model.merge_and_unload().save_pretrained(folder)
-        for name in ("adapter_config.json", "adapter_model.safetensors"):
+        for name in ("adapter_config.json", "adapter_model.safetensors", REWARD_MEAN):
             (folder / name).unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from hfcourse.errors import InputError
 from hfcourse.losses import bradley_terry_loss
+from hfcourse.models.adapters import save_reward_mean
 from hfcourse.models.reward_model import add_reward_reader, load_reward_model, spare_pad_token
 from hfcourse.models.shared_prefix import can_share_prefix, share_pairs
 from hfcourse.models.token_stats import causal_lm_of
@@ -84,7 +85,8 @@ class RewardTrainer(TrainerMixin, trl.RewardTrainer):
     5. A model with several labels is an ensemble of heads; each head's loss weighs every pair by a Poisson(1) draw of
        its own (a bootstrap for streams, Oza and Russell 2001), the same in every epoch.
     6. After training the mean reward of the training pairs' answers, which are samples of the reference policy, is
-       noted in the config as `reward_mean`, so that [`hfcourse.models.reward_model.score`] has mean 0 on them.
+       noted in the config as `reward_mean` (beside an adapter, in reward_mean.json), so that
+       [`hfcourse.models.reward_model.score`] has mean 0 on them.
 
     Only differences are learnt: a constant added to every reward of a prompt changes nothing, so RM(y_w) > 0 > RM(y_l)
     need not hold. `center_rewards_coefficient` pins the mean near 0.
@@ -162,6 +164,10 @@ class RewardTrainer(TrainerMixin, trl.RewardTrainer):
             rewards.append(self.accelerator.gather_for_metrics(torch.stack(logits.float().mean(1).chunk(2), 1)))
         self.model.train(was_training)
         self.model.config.reward_mean = torch.cat(rewards).mean().item()
+
+    def _save(self, output_dir=None, state_dict=None):
+        super()._save(output_dir, state_dict)
+        save_reward_mean(self.accelerator.unwrap_model(self.model), output_dir or self.args.output_dir)
 
     def _score(self, model, input_ids: torch.Tensor, attention_mask: torch.Tensor):
         """logits (2B, 1), chosen first, each read at the last token of its row."""

@@ -1,6 +1,7 @@
 """One base in memory for policy, reference, critic and reward model, each with its own path through it."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaForSequenceClassification
 
 from hfcourse.errors import InputError
 from hfcourse.models.adapters import active_adapter
-from hfcourse.models.reward_model import score
+from hfcourse.models.reward_model import load_reward_model, score
 from hfcourse.trainers.reward_trainer import RewardConfig, RewardTrainer
 from tests.trainers.rollouts import PROMPTS, given, history, rollout_of, vowels
 
@@ -77,8 +78,7 @@ def test_each_role_takes_its_own_path(make_hydra, reward_adapter, tiny_llama_dir
     trainer = make_hydra(reward_funcs=folder, value_model="adapter", learning_rate=0.05, max_steps=8)
     finished = [True] * 8
     rewards = trainer.reward_funcs[0](PROMPTS, TEXTS, [[trainer.eos_token_ids[0]]] * 8)
-    mean = reward_model.config.reward_mean  # an adapter's folder does not hold it
-    by_itself = [reward + mean for reward in score(reward_model, tiny_tokenizer, PROMPTS, TEXTS, finished)]
+    by_itself = score(reward_model, tiny_tokenizer, PROMPTS, TEXTS, finished)
     assert rewards == pytest.approx(by_itself, abs=1e-5)
     assert len(set(rewards)) == 8
     base = AutoModelForCausalLM.from_pretrained(tiny_llama_dir)
@@ -96,6 +96,23 @@ def test_each_role_takes_its_own_path(make_hydra, reward_adapter, tiny_llama_dir
     expected = logps.gather(2, batch["completion_ids"][..., None])[..., 0].where(batch["completion_mask"].bool(), 0.0)
     torch.testing.assert_close(ref_logps, expected, atol=2e-5, rtol=1e-5)
     assert (stats["logps"] - ref_logps).abs().max() > 0.01
+
+
+def test_an_adapter_is_read_alone_with_its_mean(reward_adapter, tiny_tokenizer, tmp_path):
+    """Loaded onto its base, it scores as it did in training, mean 0 on the answers it was trained on; without the
+    file beside it every reward is off by the mean."""
+    folder, trained = reward_adapter
+    model = load_reward_model(folder)
+    expected = score(trained, tiny_tokenizer, PROMPTS, TEXTS)
+    assert score(model, tiny_tokenizer, PROMPTS, TEXTS) == pytest.approx(expected, abs=1e-5)
+    answers = [" a e"] * len(PROMPTS) + [" x"] * len(PROMPTS)
+    assert sum(score(model, tiny_tokenizer, [*PROMPTS, *PROMPTS], answers)) == pytest.approx(0, abs=1e-4)
+    without_mean = tmp_path / "adapter"
+    shutil.copytree(folder, without_mean, ignore=shutil.ignore_patterns("reward_mean.json"))
+    off = score(load_reward_model(str(without_mean)), tiny_tokenizer, PROMPTS, TEXTS)
+    mean = trained.config.reward_mean
+    assert off == pytest.approx([reward + mean for reward in expected], abs=1e-5)
+    assert abs(mean) > 1e-3
 
 
 def gradients(trainer, **coefficients):
