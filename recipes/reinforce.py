@@ -12,7 +12,7 @@ update; `--baseline` none, mean or leave_one_out (with `--num_generations` 2 or 
 What to watch: `reward` against `kl_sequence` (hfcourse/trainers/METRICS.md has them all). A reward that rises for
 ever while answers get odd is being hacked: `--gold_func my_module.truth` measures on held-out prompts what is really
 meant and warns where it turns; `--kl_budget` stops the run. TRL's own RLOO and GRPO take the same data and rewards:
-put `trl.RLOOConfig, trl.RLOOTrainer` (or GRPO's) in place of ours below, and drop the watch.
+recipes/rloo_grpo.py.
 """
 
 from hfcourse.pipeline.launch import ScriptArguments, load_causal_lm, load_tokenizer, parse, recipe, train_and_save

@@ -93,14 +93,15 @@ def _generation_config(model, tokenizer, max_new_tokens: int, temperature: float
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
-        eos_token_id=_eos_ids(model, tokenizer) or None,
+        eos_token_id=eos_ids(model, tokenizer) or None,
         pad_token_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
         stop_strings=[stop] if stop else None,
         **sampling,
     )
 
 
-def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that end an answer: those that the model's generation config declares, and the tokenizer's EOS."""
     declared = model.generation_config.eos_token_id
     declared = declared if isinstance(declared, list) else [declared]
     return sorted({i for i in (*declared, tokenizer.eos_token_id) if i is not None})
@@ -114,8 +115,8 @@ def _left_pad(rows: list[list[int]], pad_id: int, device: torch.device) -> dict[
     return {"input_ids": input_ids, "attention_mask": mask}
 
 
-def _read(tokenizer, prompt_ids: list[int], row: list[int], eos_ids: list[int], stop: str | None) -> Completion:
-    end = next((t for t, token in enumerate(row) if token in eos_ids), None)
+def _read(tokenizer, prompt_ids: list[int], row: list[int], ends: list[int], stop: str | None) -> Completion:
+    end = next((t for t, token in enumerate(row) if token in ends), None)
     ids = row if end is None else row[: end + 1]
     text = tokenizer.decode(ids, skip_special_tokens=True)
     if stop is None or stop not in text:

@@ -50,17 +50,20 @@ def _leave_process_group() -> None:
             PartialState().destroy_process_group()
 
 
-def parse(*dataclasses: type, description: str | None = None, argv: list[str] | None = None) -> tuple:
+def parse(
+    *dataclasses: type, description: str | None = None, argv: list[str] | None = None, strict: bool = True
+) -> tuple:
     """Instances of `dataclasses` from the command line and the YAML file that `--config` names.
 
-    Keys are strict in both places. If one of the dataclasses is [`ScriptArguments`], the world is checked too.
+    Keys are strict in both places; with `strict=False` those of others are left to a second call. If one of the
+    dataclasses is [`ScriptArguments`], the world is checked too.
 
     Raises:
         InputError: an unknown key (the nearest valid one is named), a value of the wrong type, or another world.
     """
     from hfcourse.pipeline.strict_parser import StrictParser
 
-    parsed = StrictParser(dataclasses, description=description).parse(sys.argv[1:] if argv is None else argv)
+    parsed = StrictParser(dataclasses, description, strict).parse(sys.argv[1:] if argv is None else argv)
     for arguments in parsed:
         if getattr(arguments, "hub_token", None):
             raise InputError("hub_token: a token in a command or a file is read by others; set HF_TOKEN instead")

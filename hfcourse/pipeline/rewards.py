@@ -8,8 +8,9 @@ from hfcourse.errors import InputError
 from hfcourse.pipeline.launch import ScriptArguments, load_splits
 
 if TYPE_CHECKING:
+    import torch
     from datasets import Dataset, IterableDataset
-    from transformers import Trainer, TrainingArguments
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 
 @dataclass
@@ -52,6 +53,29 @@ class RewardArguments:
         from hfcourse.trainers.rewards import load_reward_funcs
 
         return load_reward_funcs(self.reward_model_path, self.reward_funcs)
+
+    def load_functions(
+        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", device: "torch.device"
+    ) -> list[Callable]:
+        """[`load`], for trainers of TRL's: reward models as functions that read an answer's EOS, as in training.
+
+        Args:
+            model, tokenizer: the policy, which says what ends an answer.
+            device: where reward models go.
+        """
+        from transformers import AutoTokenizer
+
+        from hfcourse.evaluation.generation import eos_ids
+        from hfcourse.models.reward_model import load_reward_model
+        from hfcourse.trainers.rewards import RewardModelFunction, checked
+
+        def as_function(reward: str | Callable) -> Callable:
+            if not isinstance(reward, str):
+                return checked(reward)
+            reward_model = load_reward_model(reward).to(device)
+            return RewardModelFunction(reward_model, AutoTokenizer.from_pretrained(reward), eos_ids(model, tokenizer))
+
+        return [as_function(reward) for reward in self.load()]
 
     def watch(self, trainer: "Trainer") -> None:
         """Add the callback that measures `gold_func`, if one is given."""

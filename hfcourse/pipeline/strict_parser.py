@@ -24,14 +24,18 @@ class StrictParser(TrlParser):
     2. YAML values take the road of flags, so that their type is checked too (`max_steps: 2.5` is an error), `1e-3`
        is a number, an unquoted `no` means "no" where that is a choice, and `null` unsets a default.
     3. Every error is one line, without the three hundred lines of usage.
+
+    With `strict=False` it takes what it knows and leaves the rest, `--help` included, to a parser that knows more.
     """
 
-    def __init__(self, dataclass_types, description: str | None = None):
+    def __init__(self, dataclass_types, description: str | None = None, strict: bool = True):
+        self.strict = strict
         super().__init__(
             dataclass_types,
             usage="%(prog)s [--config FILE.yaml] [--flag value …]",
             description=description,
             allow_abbrev=False,
+            add_help=strict,
             formatter_class=_HelpFormatter,
         )
         self.add_argument(
@@ -45,7 +49,7 @@ class StrictParser(TrlParser):
         config = self.parse_known_args(argv)[0].config
         argv = [*self._flags_of_file(config), *argv] if config else argv
         namespace, unknown = self.parse_known_args(argv)
-        if unknown:
+        if unknown and self.strict:
             raise InputError(self._unknown(unknown[0].split("=")[0], "the command line"))
         del namespace.config
         return self._build(vars(namespace))
@@ -66,7 +70,8 @@ class StrictParser(TrlParser):
             if key == "env":
                 os.environ.update({name: str(setting) for name, setting in (value or {}).items()})
             elif key not in actions:
-                raise InputError(self._unknown(str(key), path))
+                if self.strict:
+                    raise InputError(self._unknown(str(key), path))
             elif value is None:
                 self.set_defaults(**{key: None})
                 actions[key].required = False
