@@ -3,7 +3,8 @@
     trl_ppo_speed.py folder num_rollouts
 
 The folder holds `policy`, `reward` (a sequence classifier), `prompts.json` (lists of ids) and `settings.json`. Prints
-one line of JSON: core seconds of each rollout with its updates, and the peak of memory over the interpreter's, in MB.
+one line of JSON: seconds of each rollout with its updates, and the peak of memory in MB. On a CPU core seconds, and
+memory over the interpreter's; with `on_gpu` wall clock in bfloat16, and what tensors held.
 """
 
 import json
@@ -18,6 +19,7 @@ os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 import torch
 import trl
 from datasets import Dataset
+from references.device_clock import peak_mb, reset_peak, wait
 from references.process_memory import memory
 from transformers import (
     AutoModelForCausalLM,
@@ -29,24 +31,28 @@ from trl.experimental.ppo import PPOConfig, PPOTrainer
 
 
 class Clock(TrainerCallback):
-    def __init__(self):
-        self.marks = []
+    def __init__(self, on_gpu: bool):
+        self.now, self.marks = (time.perf_counter if on_gpu else time.process_time), []
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.marks.append(time.process_time())
+        reset_peak()
+        self.marks.append(self.now())
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.marks.append(time.process_time())
+        wait()
+        self.marks.append(self.now())
 
 
 def main(folder: str, num_rollouts: int) -> None:
     assert trl.__version__ == "1.12.0", trl.__version__
     torch.set_num_threads(1)
-    base, clock = memory("VmRSS"), Clock()
+    base = memory("VmRSS")
     s, prompts = (json.loads(Path(folder, f"{name}.json").read_text()) for name in ("settings", "prompts"))
+    on_gpu = s.get("on_gpu", False)
+    clock = Clock(on_gpu)
     causal, classifier = AutoModelForCausalLM.from_pretrained, AutoModelForSequenceClassification.from_pretrained
     args = PPOConfig(
-        output_dir=f"{folder}/trl", use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
+        output_dir=f"{folder}/trl", use_cpu=not on_gpu, bf16=on_gpu, gradient_checkpointing=False, report_to="none",
         disable_tqdm=True, save_strategy="no", logging_steps=10**6, num_sample_generations=0, learning_rate=1e-5,
         per_device_train_batch_size=s["batch"], local_rollout_forward_batch_size=s["batch"], num_mini_batches=1,
         total_episodes=s["batch"] * num_rollouts, num_ppo_epochs=s["epochs"], response_length=s["completion"],
@@ -65,7 +71,7 @@ def main(folder: str, num_rollouts: int) -> None:
     )
     trainer.train()
     seconds = [b - a for a, b in pairwise(clock.marks)]
-    print(json.dumps({"seconds": seconds, "peak_mb": memory("VmHWM") - base}))
+    print(json.dumps({"seconds": seconds, "peak_mb": peak_mb() if on_gpu else memory("VmHWM") - base}))
 
 
 if __name__ == "__main__":

@@ -46,6 +46,11 @@ def lengths_of(shape: str) -> list[tuple[int, int, int]]:
 
 
 def pairs(shape: str) -> Dataset:
+    return text_pairs(lengths_of(shape))
+
+
+def text_pairs(lengths: list[tuple[int, int, int]]) -> Dataset:
+    """Pairs of random words; each row of `lengths` has the tokens of a prompt and of its two answers, EOS included."""
     draw = torch.Generator().manual_seed(0)
 
     def text(length: int, before: str = "") -> str:
@@ -53,17 +58,17 @@ def pairs(shape: str) -> Dataset:
 
     rows = [
         {"prompt": text(prompt), "chosen": text(chosen - 1, " ") + " ", "rejected": text(rejected - 1, " ") + " "}
-        for prompt, chosen, rejected in lengths_of(shape)
+        for prompt, chosen, rejected in lengths
     ]
     return Dataset.from_list(rows)
 
 
-def step_of(trainer) -> Callable[[], None]:
+def step_of(trainer, pairs_a_step: int = PAIRS_A_STEP) -> Callable[[], None]:
     """Forward, backward and AdamW on every batch of the trainer's data, as `train()` does them."""
     rows = [trainer.train_dataset[i] for i in range(len(trainer.train_dataset))]
     keep = trainer._signature_columns or (trainer._set_signature_columns_if_needed(), trainer._signature_columns)[1]
     rows = [{name: value for name, value in row.items() if name in keep} for row in rows]
-    batches = [trainer.data_collator(rows[i : i + PAIRS_A_STEP]) for i in range(0, len(rows), PAIRS_A_STEP)]
+    batches = [trainer.data_collator(rows[i : i + pairs_a_step]) for i in range(0, len(rows), pairs_a_step)]
     trainer.create_optimizer()
     model, optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
     trainer.model_wrapped, trainer.current_gradient_accumulation_steps = model, 1
