@@ -86,6 +86,9 @@ def describe_plan(
     for plan in plans:
         parts = "  ".join(f"{getattr(plan.memory, part) / GB:>11.2f}" for part in PARTS)
         lines.append(f"{plan.strategy:<12}  {parts}  {plan.memory.peak / GB:>11.2f}   {'yes' if plan.fits else 'no'}")
+    if method == "ppo":
+        own = f"{BFLOAT16 * shape.num_params / GB:.2f} GB in bf16 if it is as large as the policy"
+        lines.append(f"not counted: a reward model of its own, {own}; functions and reward adapters need nothing")
     lines += ["", *(_advice(chosen, plans))]
     return numbers, "\n".join(lines)
 

@@ -208,7 +208,9 @@ def test_a_plan_for_a_model(run, tiny_llama_dir, tmp_path, capsys):
     plan = json.loads((tmp_path / "plan.json").read_text())
     assert list(plan["strategies"]) == ["fsdp2"]
     command = plan["strategies"]["fsdp2"]["command"]
-    assert capsys.readouterr().out.strip().endswith(command)
+    out = capsys.readouterr().out
+    assert out.strip().endswith(command)
+    assert "not counted: a reward model of its own" in out
     assert "accelerate_configs/fsdp2.yaml --num_processes 4 recipes/ppo.py" in command
     run(*model)
     assert "take ddp:" in capsys.readouterr().out  # it is tiny
