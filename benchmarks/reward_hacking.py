@@ -74,7 +74,7 @@ class Settings:
     many: int = 2000
     beta: float = 0.02
     beta_factor: float = 10.0
-    learning_rate: float = 3e-4
+    learning_rate: float = 1.5e-4
     rollouts: int = 40
     measured_every: int = 2
 
@@ -209,9 +209,12 @@ class Bench:
             pairs = random.Random(folder.name).choices(pairs, k=len(pairs))
         train_reward_model(self.sft.format(seed=seed), pairs, folder, 100 * int(seed) + ord(name[-1]))
 
+    def path(self, way: str, seed: int) -> Path:
+        return self.folder / f"{way}-{seed}.json"
+
     def run(self, way: str, seed: int) -> dict:
         """One way with one seed: the measurements of its PPO run, and best of n under the same proxy."""
-        return kept(self.folder / f"{way}-{seed}.json", lambda: self._run(way, seed))
+        return kept(self.path(way, seed), lambda: self._run(way, seed))
 
     def _run(self, way: str, seed: int) -> dict:
         drawn, sft = self.answers("drawn", seed), self.sft.format(seed=seed)
@@ -248,12 +251,14 @@ def run_all(bench: Bench, ways: list[str], seeds: list[int], num_workers: int) -
     """The runs of each way, seeds in their order; `num_workers` processes of one thread each."""
     spawn = multiprocessing.get_context("spawn")
     pairs = [(way, seed) for way in ways for seed in seeds]
+    to_do = [pair for pair in pairs if not bench.path(*pair).is_file()]
+    kinds = {(kind, seed): None for kind in ("pairs", "drawn") for _, seed in to_do}
+    models = {folder: None for pair in to_do for folder in bench.reward_models(*pair)}
     with ProcessPoolExecutor(num_workers, spawn, partial(torch.set_num_threads, 1)) as pool:
-        kinds = [(kind, seed) for kind in ("pairs", "drawn") for seed in seeds]
         list(pool.map(bench.answers, *zip(*kinds, strict=True)))
-        models = {folder: None for pair in pairs for folder in bench.reward_models(*pair)}
         list(pool.map(bench.train_reward_model, models))
-        runs = list(pool.map(bench.run, *zip(*pairs, strict=True)))
+        list(pool.map(bench.run, *zip(*to_do, strict=True)))
+    runs = [bench.run(*pair) for pair in pairs]
     return {way: runs[i * len(seeds) : (i + 1) * len(seeds)] for i, way in enumerate(ways)}
 
 
