@@ -76,16 +76,14 @@ CURVES = {
     "ppo": ("reward", "kl_sequence", "completions/mean_length", "completions/clipped_ratio", "ratio_at_step0"),
 }
 TRAINERS_OWN = ("eval_accuracy", "eval_rewards/accuracies", "eval_loss", "train_loss")
+TWO_STEPS = dict(max_steps=2, per_device_train_batch_size=2, logging_steps=1)
 QUICK = {
-    "reward": dict(max_steps=2, per_device_train_batch_size=2, num_train_examples=6, num_centering_samples=2),
-    "dpo": dict(max_steps=2, per_device_train_batch_size=2, num_train_examples=6),
-    "ppo": dict(
-        max_steps=2, per_device_train_batch_size=2, num_train_examples=4, num_iterations=1, steps_per_generation=1,
-        max_completion_length=4,
-    ),
-}  # fmt: skip
+    "reward": dict(TWO_STEPS, num_train_examples=6, num_centering_samples=2),
+    "dpo": dict(TWO_STEPS, num_train_examples=6),
+    "ppo": dict(TWO_STEPS, num_train_examples=4, num_iterations=1, steps_per_generation=1, max_completion_length=4),
+}
 SETTINGS = ("config", "held_out", "prompts", "draws", "tokens", "quick")
-REPORTED = {"reward": "reward model", "proxy": "its first half", "gold": "its second half", "dpo": "DPO"}
+REPORTED = {"reward": "reward model", "proxy": "proxy (half)", "gold": "gold (half)", "dpo": "DPO"}
 COLOURS = {"proxy": "#c92a2a", "gold": "#2b8a3e", "reward": "#1864ab", "dpo": "#e8590c", "ppo": "#5f3dc4"}
 
 
@@ -380,16 +378,24 @@ def draw_ppo(place, curves: dict) -> None:
 
 def draw_best_of_n(place, policies: dict) -> None:
     points = policies["best_of_n"]
-    kl = [p["kl_bound"] for p in points]
+    distance = [p["kl_bound"] ** 0.5 for p in points]
     for judge in ("proxy", "gold"):
         error = [2 * p[f"{judge}_se"] for p in points]
-        place.errorbar(kl, [p[judge] for p in points], yerr=error, capsize=3, color=COLOURS[judge], label=judge)
+        place.errorbar(distance, [p[judge] for p in points], yerr=error, capsize=3, color=COLOURS[judge], label=judge)
         for name, marker in (("ppo", "*"), ("dpo", "D")):
             own = policies[name]
             label = f"{name}, {judge}"
-            place.plot(own["kl"]["mean"], own[judge]["gain_in_deviations"], marker, color=COLOURS[judge], label=label)
+            place.plot(
+                max(own["kl"]["mean"], 0) ** 0.5,
+                own[judge]["gain_in_deviations"],
+                marker,
+                color=COLOURS[judge],
+                label=label,
+            )
     place.axhline(0, color="grey", linewidth=0.8)
-    place.set(xlabel="KL from the base, nats (best of n: its bound)", title="gain over the base's answers, deviations")
+    place.set(
+        xlabel="√KL from the base, nats (best of n: of its bound)", title="gain over the base's answers, deviations"
+    )
     place.legend(frameon=False, fontsize=8)
 
 
