@@ -141,7 +141,7 @@ def _giver(splits: "Splits") -> Callable[..., dict[str, Dataset]]:
     return lambda **metadata: held
 
 
-def _read_mmlu(folder: Path) -> dict[str, "Splits"]:
+def read_mmlu(folder: Path) -> dict[str, "Splits"]:
     """{subject: {"dev", "test"}} from the files of the authors, or the same with a header and numbers for letters."""
     subjects: dict[str, Splits] = {}
     for file in sorted(folder.glob("test/*_test.csv")):
@@ -166,7 +166,7 @@ def _mmlu_rows(file: Path, subject: str) -> "Rows":
     ]
 
 
-def _read_bbh(folder: Path) -> dict[str, "Splits"]:
+def read_bbh(folder: Path) -> dict[str, "Splits"]:
     """{task: {"test"}} from {"examples": [{"input", "target"}]}."""
     tasks = {}
     for file in sorted([*folder.glob("*.json"), *folder.glob("bbh/*.json")]):
@@ -229,8 +229,8 @@ OVERRIDES = {"gsm8k_cot_zeroshot": {"training_split": None, "fewshot_split": Non
 
 # lm-eval's folder, what its tasks' names begin with, and who reads the files
 LOCAL: dict[str, tuple[str, str, Callable[[Path], dict[str, "Splits"]]]] = {
-    "mmlu": ("mmlu/default", "mmlu_", _read_mmlu),
-    **{f"bbh_{kind}": (f"bbh/{kind}", f"bbh_{kind}_", _read_bbh) for kind in ("zeroshot", "fewshot")},
-    **{f"bbh_cot_{kind}": (f"bbh/cot_{kind}", f"bbh_cot_{kind}_", _read_bbh) for kind in ("zeroshot", "fewshot")},
+    "mmlu": ("mmlu/default", "mmlu_", read_mmlu),
+    **{f"bbh_{kind}": (f"bbh/{kind}", f"bbh_{kind}_", read_bbh) for kind in ("zeroshot", "fewshot")},
+    **{f"bbh_cot_{kind}": (f"bbh/cot_{kind}", f"bbh_cot_{kind}_", read_bbh) for kind in ("zeroshot", "fewshot")},
     **{name: ("gsm8k", name, _read_gsm8k) for name in ("gsm8k", "gsm8k_cot", "gsm8k_cot_zeroshot")},
 }
