@@ -1,10 +1,10 @@
 """What does pretraining pass on, and which part of the model holds it? A BERT on the agreement language, three seeds.
 
-    python benchmarks/transfer.py                        # MINUTES on one core
+    python benchmarks/transfer.py                        # eleven CPU minutes on one core
     python benchmarks/transfer.py --num_workers 3        # the seeds side by side
 
-A sentence has two pairs of a noun and the verb behind it, of one of eight classes, among fillers. A BERT (2 layers of
-width 64) is pretrained by MaskedLMTrainer or, reading from left to right, by CausalLMTrainer. Then a classifier on its
+A sentence has three pairs of a noun and the verb behind it, of one of eight classes, among fillers. A BERT (2 layers
+of width 64) is pretrained by MaskedLMTrainer or, reading from left to right, by CausalLMTrainer. Then a classifier on its
 mean state learns from 128 or 512 labels
 
     class     the class of the first noun: one word tells it, but most of the 160 nouns are seldom or never labelled
@@ -33,8 +33,8 @@ import torch
 from references.agreement_language import AgreementLanguage
 from references.transfer import accuracy, pretrain
 
-SEEDS, STEPS, LABELS = (0, 1, 2), 1000, (128, 512)
-LANGUAGE = AgreementLanguage(verbs=10, fillers=60, length=12)
+SEEDS, STEPS, LABELS = (0, 1, 2), 3000, (128, 512)
+LANGUAGE = AgreementLanguage(verbs=10, fillers=60, length=12, pairs=3)
 STARTS = {
     "random": (None, False),
     "embeddings": ("masked", False),

@@ -10,15 +10,14 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration, TrainerCallback
 
 from hfcourse import SpanCorruptionConfig, SpanCorruptionTrainer
-from hfcourse.collators.noise import corrupted_lengths
+from hfcourse.collators.noise import raw_length_for
 from hfcourse.losses import language_modeling_loss
-from hfcourse.optim import RMSScaledAdamW
 
 from .agreement_language import AgreementLanguage
 
-WIDTH, BATCH_SIZE, SENTENCES_A_ROW = 64, 64, 4
+WIDTH, TOKENS_A_STEP = 64, 2304
 NOISE = {"noise_density": 0.3, "mean_noise_span_length": 2.0}
-SENTINELS = 16
+SENTINELS = 32
 
 
 def tokenizer(language: AgreementLanguage) -> PreTrainedTokenizerFast:
@@ -61,23 +60,31 @@ class Checkpoints(TrainerCallback):
             self.losses.append((state.global_step, round(float(logs["loss"]), 3)))
 
 
+def text(language: AgreementLanguage, num_tokens: int, seed: int) -> np.ndarray:
+    """(num_tokens,): sentence after sentence, [SEP] behind each."""
+    count = -(-num_tokens // (language.length + 1))
+    sentences, _ = language.sentences(count, np.random.default_rng(seed))
+    return sentences[:, 1:].ravel()[:num_tokens].numpy()
+
+
 def pretrain(
-    objective: str, language: AgreementLanguage, seed: int, steps: tuple[int, ...], folder: str
+    objective: str, language: AgreementLanguage, input_length: int, seed: int, steps: tuple[int, ...], folder: str
 ) -> tuple[dict[int, T5ForConditionalGeneration], list[tuple[int, float]]]:
     """({step: model}, [(step, training loss)]) of "span_corruption" or "prefix_lm", which read the same rows of text.
 
     Args:
+        input_length: tokens of an input with corrupted spans; the rows of text are as long as that allows.
         steps: after which the model is kept; the last is where pretraining ends.
     """
-    words, rows = tokenizer(language), steps[-1] * BATCH_SIZE
-    sentences, _ = language.sentences(rows * SENTENCES_A_ROW, np.random.default_rng(seed))
-    ids = sentences[:, 1:].reshape(rows, -1).numpy()  # [SEP] ends a sentence
-    spans = objective == "span_corruption"
+    words, spans = tokenizer(language), objective == "span_corruption"
+    raw_length = raw_length_for(input_length, **NOISE)
+    batch_size = TOKENS_A_STEP // raw_length
+    ids = text(language, steps[-1] * batch_size * raw_length, seed).reshape(-1, raw_length)
     args = SpanCorruptionConfig(
         folder,
         objective=objective,
-        input_length=corrupted_lengths(ids.shape[1], **NOISE)[0] if spans else ids.shape[1],
-        per_device_train_batch_size=BATCH_SIZE,
+        input_length=input_length if spans else raw_length,
+        per_device_train_batch_size=batch_size,
         max_steps=steps[-1],
         rms_scaled=True,
         learning_rate=2e-2,
@@ -110,8 +117,8 @@ def accuracy(
     words, rng = tokenizer(language), np.random.default_rng(10_000 + seed)
     torch.manual_seed(seed)
     (x, y), (x_test, y_test) = (_texts(language.task(task, n, rng), words) for n in (labels, 2000))
-    model, steps = copy.deepcopy(model).train(), 300
-    optimizer = RMSScaledAdamW(model.parameters(), 1e-2)
+    model, steps = copy.deepcopy(model).train(), 1000
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min((i + 1) / 20, 1) * (1 - i / steps))
     for _ in range(steps):
         rows = torch.randint(labels, (32,))
