@@ -72,6 +72,30 @@ def test_agrees_with_torch_distributions_and_their_gradients():
         torch.testing.assert_close(ours_grad, theirs_grad)
 
 
+def test_derivatives_are_those_of_finite_differences():
+    """Each alone and both together (the written-out backward has a branch for each), a forbidden token included."""
+    logits, labels = torch.randn(4, 6, dtype=torch.float64, requires_grad=True), torch.tensor([0, 5, -100, 2])
+    forbidden = torch.zeros(6, dtype=torch.float64)
+    forbidden[1] = -math.inf
+    weights = torch.randn(4, dtype=torch.float64)
+    for of_logps, of_entropy in ((1, 0), (0, 1), (1, 1)):
+
+        def scalar(z, of_logps=of_logps, of_entropy=of_entropy):
+            logps, entropy = token_logps(z + forbidden, labels, 0.7)
+            kept = [part for part, is_kept in ((logps, of_logps), (entropy, of_entropy)) if is_kept]
+            return sum((weights * part).sum() for part in kept)
+
+        assert torch.autograd.gradcheck(scalar, logits)
+
+
+def test_one_tensor_of_the_logits_size_is_kept():
+    """Autograd would keep three."""
+    sizes = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
+        token_logps(torch.randn(3, 50, requires_grad=True), torch.tensor([1, 2, 3]))
+    assert sizes.count(150) == 1
+
+
 def test_ignored_label_is_zero_and_has_no_gradient():
     logits = torch.randn(2, 5, requires_grad=True)
     logps, entropy = token_logps(logits, torch.tensor([-100, 3]))

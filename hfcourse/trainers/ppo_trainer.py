@@ -106,7 +106,9 @@ class PPOTrainer(RolloutTrainer):
         value_losses, value_clipped = ppo_value_loss(
             stats["values"], inputs["old_values"], inputs["returns"], self.args.cliprange_value
         )
-        losses = policy_losses + self.args.vf_coef * value_losses - self.args.entropy_coef * stats["entropy"]
+        losses = policy_losses + self.args.vf_coef * value_losses
+        if self.args.entropy_coef:  # at 0 its derivative would be computed all the same
+            losses = losses - self.args.entropy_coef * stats["entropy"]
         num_items = inputs.get("num_items", mask.sum())
         self._log_update(
             inputs,
