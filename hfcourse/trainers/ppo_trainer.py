@@ -9,6 +9,7 @@ from hfcourse.errors import InputError
 from hfcourse.losses import ppo_policy_loss, ppo_value_loss
 from hfcourse.masking import masked_sum, scale, whiten
 from hfcourse.models.adapters import VALUE_ADAPTER, without_adapters
+from hfcourse.models.token_stats import causal_lm_of
 from hfcourse.models.value_head import add_value_head, load_value_head, save_value_head, split_value_head
 from hfcourse.rl import generalized_advantage_estimation, kl_penalized_rewards
 from hfcourse.trainers.hardware import HardwareDefaults
@@ -81,6 +82,8 @@ class PPOTrainer(RolloutTrainer):
             # What is recomputed in the backward pass would go through the adapter that is active by then.
             raise InputError("gradient_checkpointing: does not go with value_model=adapter; unset one of them")
         add_value_head(self.model, value_model)
+        if self._shares_prefix and hasattr(causal_lm_of(self.model), "value_trunk"):
+            self._shares_prefix = self._without_shared_prefix("value_model has a trunk of its own")
         if self.args.disable_dropout:
             disable_dropout_in_model(self.model)
 

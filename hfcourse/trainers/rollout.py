@@ -63,19 +63,38 @@ def lengths(batch: dict[str, Tensor]) -> Tensor:
     return batch["prompt_mask"].sum(1) + batch["attention_to_completion"].sum(1)
 
 
-def split(rollout: dict[str, Tensor], num_batches: int, batches_per_update: int = 1) -> list[dict[str, Tensor]]:
+def by_length(rollout: dict[str, Tensor], groups: Tensor | None = None, group_size: int = 1) -> Tensor:
+    """Rows of these groups (of all, when not given), shortest groups first; the rows of a group stay together.
+
+    Args:
+        groups: (G,) indices of groups, each of which is `group_size` rows after one another.
+
+    Returns:
+        (G · group_size,) indices of rows.
+    """
+    total = lengths(rollout).cpu().view(-1, group_size).sum(1)
+    groups = torch.arange(len(total)) if groups is None else groups
+    groups = groups[total[groups].argsort()]
+    rows = groups[:, None] * group_size + torch.arange(group_size)
+    return rows.flatten().to(rollout["completion_ids"].device)
+
+
+def split(
+    rollout: dict[str, Tensor], num_batches: int, batches_per_update: int = 1, group_size: int = 1
+) -> list[dict[str, Tensor]]:
     """A fresh random partition of the rollout into equal micro-batches, each trimmed.
 
     Chance decides which rows an optimizer step sees; inside the step rows of like length go together, for the loss is
     a sum over the step however it is split, and padding costs time.
+
+    Args:
+        group_size: rows after one another that stay so, because they share their prompt's computation.
     """
-    order, row_lengths = torch.randperm(len(rollout["completion_ids"])), lengths(rollout).cpu()
-    batches = []
+    order, batches = torch.randperm(len(rollout["completion_ids"])), []  # as many draws, whatever stays together
+    order = order[order % group_size == 0] // group_size
     for update in order.chunk(num_batches // batches_per_update):
-        by_length = update[row_lengths[update].argsort()].to(rollout["completion_ids"].device)
-        batches += [
-            trim({name: x[rows] for name, x in rollout.items()}) for rows in by_length.chunk(batches_per_update)
-        ]
+        rows = by_length(rollout, update, group_size)
+        batches += [trim({name: x[own] for name, x in rollout.items()}) for own in rows.chunk(batches_per_update)]
     return batches
 
 

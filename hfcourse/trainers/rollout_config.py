@@ -76,6 +76,15 @@ class RolloutConfig(trl.RLOOConfig):
         default=10_000, metadata={"help": "Completions in which the adaptive controller moves beta by a fifth."}
     )
 
+    shared_prefix: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Compute the prompt once for its num_generations completions, which then stay in one micro-batch. "
+            "Unset: where the model's attention can; True warns where it cannot. The log-probs are the same to "
+            "rounding."
+        },
+    )
+
     @property
     def updates_per_rollout(self) -> int:
         """Optimizer steps that one rollout serves."""

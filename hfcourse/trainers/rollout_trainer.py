@@ -8,19 +8,23 @@ import trl
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.utils import logging
 from trl.models.utils import disable_gradient_checkpointing, prepare_deepspeed, prepare_fsdp
 
 from hfcourse.errors import InputError
 from hfcourse.models.adapters import RewardAdapter, active_adapter, is_reward_adapter
 from hfcourse.models.reward_model import load_reward_model
-from hfcourse.models.token_stats import add_token_stats_head
+from hfcourse.models.shared_prefix import can_share_prefix, share_groups
+from hfcourse.models.token_stats import add_token_stats_head, causal_lm_of
 from hfcourse.trainers.checks import check_columns, check_padding, check_prompt_lengths
 from hfcourse.trainers.mixin import TrainerMixin
 from hfcourse.trainers.rewards import RewardModelFunction, checked
-from hfcourse.trainers.rollout import EpochRepeatSampler, lengths, model_inputs, pad_rollout, split, trim
+from hfcourse.trainers.rollout import EpochRepeatSampler, by_length, model_inputs, pad_rollout, split, trim
 from hfcourse.trainers.rollout_callbacks import RolloutMemory, SaveOnRolloutBoundary
 from hfcourse.trainers.rollout_config import check_generation_config
 from hfcourse.trainers.rollout_metrics import RolloutMetrics
+
+logger = logging.get_logger(__name__)
 
 
 class RolloutTrainer(TrainerMixin, RolloutMetrics, trl.RLOOTrainer):
@@ -32,7 +36,8 @@ class RolloutTrainer(TrainerMixin, RolloutMetrics, trl.RLOOTrainer):
     2. The reference is a copy of the policy, or the policy without its adapter; the parent loads it again by its name.
     3. Reward models read an answer as in training, its EOS included; a NaN or an infinite reward stops the run.
     4. The rollout is parted anew for every epoch; rows of like length share a micro-batch, trimmed to the longest.
-    5. Checkpoints fall on the end of a rollout, and a resumed run meets the prompts that the first would have met.
+    5. With several completions a prompt, the prompt is computed once for them (`shared_prefix`).
+    6. Checkpoints fall on the end of a rollout, and a resumed run meets the prompts that the first would have met.
     """
 
     loss_is_scaled_for_ga = True  # by the number of tokens in the optimizer step
@@ -57,6 +62,7 @@ class RolloutTrainer(TrainerMixin, RolloutMetrics, trl.RLOOTrainer):
         self._add_stop_tokens(args.stop_tokens or ())
         check_prompt_lengths(train_dataset, self._tokenize_prompts, self.model.config, args.max_completion_length)
         self._has_adapter_reference = hasattr(self.model, "peft_config") and ref_model is None
+        self._shares_prefix = self._can_share_prefix(self.model, ref_model)
         if beta and not self._has_adapter_reference and not reload_reference:
             self.ref_model = self._prepare_reference(ref_model or self._copy_of_policy())
         if self.ref_model is not None:
@@ -110,6 +116,27 @@ class RolloutTrainer(TrainerMixin, RolloutMetrics, trl.RLOOTrainer):
     def beta(self, value: float):
         self.memory.beta = value
 
+    def _can_share_prefix(self, *models: PreTrainedModel | None) -> bool:
+        """Whether the completions of a prompt can go through these models as one sequence."""
+        if self.args.shared_prefix is False or self.num_generations == 1:
+            return False
+        if self.args.per_device_train_batch_size % self.num_generations:
+            return self._without_shared_prefix("per_device_train_batch_size is no multiple of num_generations")
+        models = [causal_lm_of(model) for model in models if model is not None]
+        if is_deepspeed_zero3_enabled() or not all(can_share_prefix(model) for model in models):
+            return self._without_shared_prefix("the model's attention takes no mask of its own")
+        return True
+
+    def _without_shared_prefix(self, why: str) -> bool:
+        if self.args.shared_prefix:
+            logger.warning(f"shared_prefix=True: {why}; the prompt is computed for each completion")
+        return False
+
+    @property
+    def _group_size(self) -> int:
+        """How many rows after one another share the computation of their prompt; 1 where none do."""
+        return self.num_generations if self._shares_prefix and self.model.training else 1
+
     def _copy_of_policy(self) -> PreTrainedModel:
         reference = copy.deepcopy(self.model)
         reference.__dict__.pop("forward", None)  # TRL's patch, which would go on to run the policy
@@ -159,7 +186,8 @@ class RolloutTrainer(TrainerMixin, RolloutMetrics, trl.RLOOTrainer):
 
     def _split_into_updates(self, rollout: dict[str, Tensor]) -> list[dict[str, Tensor]]:
         """Micro-batches of one epoch, each knowing the number of tokens of the optimizer step it belongs to."""
-        batches = split(rollout, self.args.steps_per_generation, self.args.gradient_accumulation_steps)
+        steps = self.args.steps_per_generation, self.args.gradient_accumulation_steps
+        batches = split(rollout, *steps, self._group_size)
         tokens = torch.stack([batch["completion_mask"].sum() for batch in batches])
         tokens = self.accelerator.reduce(tokens, "sum")
         per_update = tokens.view(-1, self.args.gradient_accumulation_steps).sum(1)
@@ -218,7 +246,7 @@ class RolloutTrainer(TrainerMixin, RolloutMetrics, trl.RLOOTrainer):
         """[`_forward`] of all rows, in batches of rows of like length, each trimmed to its longest."""
         size = self.args.per_device_train_batch_size if self.model.training else self.args.per_device_eval_batch_size
         shape, stats = rollout["completion_ids"].shape, {}
-        for rows in lengths(rollout).argsort().split(size):
+        for rows in by_length(rollout, group_size=self._group_size).split(size):
             batch = trim({name: x[rows] for name, x in rollout.items()})
             for name, x in self._forward(model, batch, values).items():
                 stats.setdefault(name, x.new_zeros(shape))[rows, : x.shape[1]] = x
@@ -226,8 +254,15 @@ class RolloutTrainer(TrainerMixin, RolloutMetrics, trl.RLOOTrainer):
 
     def _forward(self, model, batch: dict[str, Tensor], values: bool = True) -> dict[str, Tensor]:
         """Log-probs, entropies and values of the completion, each (B, C), from one forward pass."""
+        inputs = model_inputs(batch)
+        if self._group_size > 1:
+            causal_lm = causal_lm_of(self.accelerator.unwrap_model(model))
+            width = causal_lm.config.get_text_config().hidden_size
+            shared = share_groups(inputs["input_ids"], inputs["attention_mask"], self._group_size, width)
+            if shared is not None:
+                inputs = {**shared.inputs_for(causal_lm), "place": shared.place, "labels": inputs["labels"]}
         with self.accelerator.autocast():
-            stats = model(**model_inputs(batch), token_stats=True, values=values)
+            stats = model(**inputs, token_stats=True, values=values)
         length = batch["completion_ids"].shape[1]
         return {name: x[:, -length:] for name, x in stats.items()}
 
@@ -250,10 +285,8 @@ class RolloutTrainer(TrainerMixin, RolloutMetrics, trl.RLOOTrainer):
     @torch.no_grad()
     def _measure_reward_means(self) -> list[float]:
         """Each reward's mean on completions of the policy as it is, to the first prompts of the training data."""
-        was_training, share = (
-            self.model.training,
-            -(-self.args.num_centering_samples // self.accelerator.num_processes),
-        )
+        was_training = self.model.training
+        share = -(-self.args.num_centering_samples // self.accelerator.num_processes)
         start, size = self.accelerator.process_index * share, self.args.generation_batch_size
         self.model.eval()
         rows = list(islice(cycle(self.train_dataset), start, start + share))
