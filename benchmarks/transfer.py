@@ -4,8 +4,8 @@
     python benchmarks/transfer.py --num_workers 3        # the seeds side by side
 
 A sentence has three pairs of a noun and the verb behind it, of one of eight classes, among fillers. A BERT (2 layers
-of width 64) is pretrained by MaskedLMTrainer or, reading from left to right, by CausalLMTrainer. Then a classifier on its
-mean state learns from 128 or 512 labels
+of width 64) is pretrained by MaskedLMTrainer or, reading from left to right, by CausalLMTrainer. Then a classifier on
+its mean state learns from 128 or 512 labels
 
     class     the class of the first noun: one word tells it, but most of the 160 nouns are seldom or never labelled
     agrees    whether the first verb is of that class: no word tells it

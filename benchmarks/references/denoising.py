@@ -10,13 +10,12 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration, TrainerCallback
 
 from hfcourse import SpanCorruptionConfig, SpanCorruptionTrainer
-from hfcourse.collators.noise import raw_length_for
+from hfcourse.collators.noise import corrupted_lengths, raw_length_for
 from hfcourse.losses import language_modeling_loss
 
 from .agreement_language import AgreementLanguage
 
-WIDTH, TOKENS_A_STEP = 64, 2304
-NOISE = {"noise_density": 0.3, "mean_noise_span_length": 2.0}
+WIDTH, ROW_LENGTH, TOKENS_A_STEP = 64, 36, 2304
 SENTINELS = 32
 
 
@@ -68,22 +67,23 @@ def text(language: AgreementLanguage, num_tokens: int, seed: int) -> np.ndarray:
 
 
 def pretrain(
-    objective: str, language: AgreementLanguage, input_length: int, seed: int, steps: tuple[int, ...], folder: str
+    noise: tuple[float, float] | None, language: AgreementLanguage, seed: int, steps: tuple[int, ...], folder: str
 ) -> tuple[dict[int, T5ForConditionalGeneration], list[tuple[int, float]]]:
-    """({step: model}, [(step, training loss)]) of "span_corruption" or "prefix_lm", which read the same rows of text.
+    """({step: model}, [(step, training loss)]) on rows of some 36 tokens of text.
 
     Args:
-        input_length: tokens of an input with corrupted spans; the rows of text are as long as that allows.
+        noise: density and mean length of the spans that are corrupted; None: a prefix language model.
         steps: after which the model is kept; the last is where pretraining ends.
     """
-    words, spans = tokenizer(language), objective == "span_corruption"
-    raw_length = raw_length_for(input_length, **NOISE)
+    words = tokenizer(language)
+    input_length = corrupted_lengths(ROW_LENGTH, *noise)[0] if noise else ROW_LENGTH
+    raw_length = raw_length_for(input_length, *noise) if noise else ROW_LENGTH  # the longest of that input_length
     batch_size = TOKENS_A_STEP // raw_length
     ids = text(language, steps[-1] * batch_size * raw_length, seed).reshape(-1, raw_length)
     args = SpanCorruptionConfig(
         folder,
-        objective=objective,
-        input_length=input_length if spans else raw_length,
+        objective="span_corruption" if noise else "prefix_lm",
+        input_length=input_length,
         per_device_train_batch_size=batch_size,
         max_steps=steps[-1],
         rms_scaled=True,
@@ -97,8 +97,9 @@ def pretrain(
         seed=seed,
         use_cpu=True,
         bf16=False,
-        **(NOISE if spans else {}),
     )
+    if noise:
+        args.noise_density, args.mean_noise_span_length = noise
     checkpoints = Checkpoints(steps)
     SpanCorruptionTrainer(
         new_model(words, seed),
