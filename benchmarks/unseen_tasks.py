@@ -116,10 +116,15 @@ def measure_tuning(path: str, seed: int) -> dict:
             task: [round(sum(side[task][0]) / QUESTIONS_A_TASK, 3) for side in sides] for task in TASKS
         },
         "difference": rounded(paired_difference(*pooled[:2])),
-        "before and after": {
-            task: [asked[task][0]["prompt"], before[task][1][0], unseen[task][1][0]] for task in TASKS
-        },
+        "before and after": {task: first_mended(asked[task], before[task], unseen[task]) for task in TASKS},
     }
+
+
+def first_mended(rows: list[dict], before: tuple, after: tuple) -> list[str]:
+    """Of the questions that only the tuned model gets right, the first, with both answers; none: the first of all."""
+    mended = [i for i, (b, a) in enumerate(zip(before[0], after[0], strict=True)) if a > b]
+    i = mended[0] if mended else 0
+    return [rows[i]["prompt"], before[1][i], after[1][i]]
 
 
 def measure_shots(path: str, seed: int) -> dict:
@@ -194,7 +199,11 @@ def table(result: dict) -> str:
     lines += ["| examples before the question, without tuning | 0 | 1 | 2 | 3 |", "|---|--:|--:|--:|--:|"]
     for phrasing, by_k in result["shots"].items():
         lines.append(f"| {phrasing} | {' | '.join(f'{mean:.2f} ± {se:.2f}' for mean, se in by_k.values())} |")
-    return "\n".join([*lines, "", "± is one standard error over seeds. Phrasings by what they end or begin with.", ""])
+    lines += ["", "± is one standard error over seeds. Phrasings by what they end or begin with.", ""]
+    lines += ["| the first question that tuning on the other tasks mended | before | after |", "|---|---|---|"]
+    for told in result["runs"][0]["before and after"].values():
+        lines.append(f"| {' | '.join(text.replace(chr(10), ' ⏎ ') for text in told)} |")
+    return "\n".join([*lines, ""])
 
 
 def draw(result: dict, path: Path) -> None:
