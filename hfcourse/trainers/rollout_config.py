@@ -79,9 +79,9 @@ class RolloutConfig(trl.RLOOConfig):
     shared_prefix: bool | None = field(
         default=None,
         metadata={
-            "help": "Compute the prompt once for its num_generations completions, which then stay in one micro-batch. "
-            "Unset: where the model's attention can; True warns where it cannot. The log-probs are the same to "
-            "rounding."
+            "help": "Compute the prompt once for its num_generations completions, which then stay in one micro-batch, "
+            "so per_device_train_batch_size must be a multiple. Unset: where the model's attention can; True warns "
+            "where it cannot, and where value_model is a model of its own. The log-probs are the same to rounding."
         },
     )
 
