@@ -225,7 +225,11 @@ def _world_rows(split: str, num_questions: int) -> dict[str, "Rows"]:
 
 
 NO_DATASET = {"dataset_path": None, "dataset_name": None, "dataset_kwargs": None}
-OVERRIDES = {"gsm8k_cot_zeroshot": {"training_split": None, "fewshot_split": None}}  # it shows no examples
+STRIPPED = [{"name": "none", "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}]}]
+OVERRIDES = {
+    "gsm8k_cot_zeroshot": {"training_split": None, "fewshot_split": None},  # it shows no examples
+    "bbh_fewshot": {"filter_list": STRIPPED},  # lm-eval compares " True", what a model writes after "A:", to "True"
+}
 
 # lm-eval's folder, what its tasks' names begin with, and who reads the files
 LOCAL: dict[str, tuple[str, str, Callable[[Path], dict[str, "Splits"]]]] = {

@@ -71,6 +71,18 @@ ALPACA = {"instruction": "Name the colour.", "input": "the door", "output": "Blu
         ("plain_chat", ROW, "Be kind.\n\nUser: The door is blue.\nWhat colour?\nAssistant:", " Blue."),
         ("plain", ROW, "Be kind.\nThe door is blue.\nWhat colour?\n", "Blue."),
         ("plain", {"input": "translate: door", "target": "dor"}, "translate: door\n", "dor"),
+        (
+            "chain_of_thought",
+            {"question": "Two and three?", "answer": "2 + 3 = <<2+3=5>>5.\n#### 5"},
+            "Question: Two and three?\nAnswer: Let's think step by step.",
+            " 2 + 3 = 5. The answer is 5.",
+        ),
+        (
+            "multiple_choice",
+            {"question": "What colour?", "choices": ["Red.", "Blue."], "answer": 1},
+            "What colour?\nA. Red.\nB. Blue.\nAnswer:",
+            " B",
+        ),
     ],
 )
 def test_letter_for_letter(name, row, prompt, completion):

@@ -47,6 +47,20 @@ def test_big_bench_hard(tmp_path, kind):
     assert task.doc_to_target(task.eval_docs[0]) == "Yes"
 
 
+def test_an_answer_after_a_space_is_right(tmp_path):
+    """The examples end in "A: Yes", so that a model writes " Yes"; as lm-eval has the task, that is wrong."""
+    rows = [{"input": f"Go {i}. Back?", "target": "Yes"} for i in range(4)]
+    (tmp_path / "navigate.json").write_text(json.dumps({"examples": rows}))
+    ((_, task),) = load_tasks([f"bbh_fewshot={tmp_path}"])
+    task.build_all_requests()
+    assert task.instances[0].args[0].endswith("\nA: Yes\n\nQ: Go 0. Back?\nA:")
+    for request, written in zip(task.instances, (" Yes", "Yes", " No", " Yes No"), strict=True):
+        request.resps = [written]
+    task.apply_filters()
+    counted = [task.process_results(i.doc, [i.filtered_resps["none"]])["exact_match"] for i in task.instances]
+    assert counted == [1.0, 1.0, 0.0, 0.0]
+
+
 def test_gsm8k(tmp_path):
     rows = [{"question": "Two and two?", "answer": "2+2 is 4.\n#### 4"}]
     for split in ("test", "train"):
