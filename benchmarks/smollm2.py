@@ -7,14 +7,14 @@ Nothing is trained. Every run is a recipe, `evaluate` (lm-eval's tasks and count
 template; step by step, samples at temperature 0.7 vote), and one that was killed goes on. DATA holds
 mmlu/{dev,test}/*.csv, bbh/*.json and gsm8k/train.jsonl. Asked are the first questions of each subject and task, and of
 GSM8K's training questions, which the model may have seen. The floor is what is right if one always says what is most
-often right in a subject. Writes smollm2.json, .md and .png beside this file, anew as each run ends.
+often right in a subject. Writes smollm2.json, .md and .png beside this file, anew as each run ends; with --only, the
+other runs stay as they were, and each says on what device it ran.
 """
 
 import argparse
 import json
 import subprocess
 import sys
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -153,17 +153,19 @@ def of_name(measured: dict, metric: str) -> dict:
 
 def table(result: dict) -> str:
     """A row a run, and the floors; ± is one standard error over questions."""
-    lines = ["| | asked | right | right, by 8 votes | questions | minutes |", "|---|---|--:|--:|--:|--:|"]
+    lines = [
+        "| | asked | right | right, by 8 votes | questions | minutes | device |",
+        "|---|---|--:|--:|--:|--:|---|",
+    ]
     for benchmark, title in TITLES.items():
         for run in (run for run in result["runs"] if run["benchmark"] == benchmark):
             first, last = (f"{mean:.3f} ± {se:.3f}" for mean, se in (run["right by votes"][i] for i in (0, -1)))
             votes = last if len(run["right by votes"]) > 1 else ""
-            lines.append(
-                f"| {title} | {run['asked']} | {first} | {votes} | {run['questions']} | {run['minutes']:.1f} |"
-            )
+            spent = f"{run['questions']} | {run['minutes']:.1f} | {run['device']}"
+            lines.append(f"| {title} | {run['asked']} | {first} | {votes} | {spent} |")
         if benchmark in result["floor"]:
             lines.append(
-                f"| {title} | not at all: the most frequent answer | {result['floor'][benchmark]:.3f} | | | |"
+                f"| {title} | not at all: the most frequent answer | {result['floor'][benchmark]:.3f} | | | | |"
             )
     return "\n".join(lines) + "\n"
 
@@ -194,35 +196,44 @@ def draw(result: dict, path: Path) -> None:
         bars.invert_yaxis()
         bars.grid(visible=False, axis="y")
         bars.set(title="One answer each (± 2 standard errors; line: floor)", xlabel="right", xlim=(0, None))
-        curves.set(title="Self-consistency", xlabel="samples that vote", ylabel="right", ylim=(0, None))
+        curves.set(title="Self-consistency", xlabel="samples that vote", ylabel="right")
         if curves.get_legend_handles_labels()[1]:
-            curves.legend()
+            curves.set_ylim(0, 1.4 * curves.get_ylim()[1])
+            curves.legend(loc="upper left", fontsize=7)
         figure.savefig(path, dpi=100, facecolor="white")
         pyplot.close(figure)
 
 
-def write(args: argparse.Namespace, found: dict[str, dict], about: dict) -> str:
+def write(args: argparse.Namespace, found: dict[str, dict], floors: dict[str, float]) -> str:
     """What is known so far, in the order of the benchmarks; the line of JSON."""
-    import torch
-
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     order = list(TITLES)
     result = {
         "benchmark": "smollm2",
         "model": "SmolLM2-135M-Instruct, from Q4_1 weights",
         "dtype": args.dtype,
         "samples": {"number": NUM_SAMPLES, "temperature": 0.7, "longest": args.thought_length},
-        **about,
+        "floor": floors,
         "runs": sorted(found.values(), key=lambda run: (order.index(run["benchmark"]), len(run["asked"]))),
-        "recipes at once": args.parallel,
-        "device": device,
-        "torch": torch.__version__.partition("+")[0],
     }
     line = json.dumps(result, ensure_ascii=False)
     write_text(args.results, line + "\n")
     write_text(args.results.with_suffix(".md"), table(result))
     draw(result, args.results.with_suffix(".png"))
     return line
+
+
+def machine(args: argparse.Namespace) -> dict:
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    return {"device": device, "recipes at once": args.parallel, "torch": torch.__version__.partition("+")[0]}
+
+
+def kept(args: argparse.Namespace) -> dict[str, dict]:
+    """What was measured before of the runs that --only leaves out."""
+    runs_before = read_json(args.results)["runs"] if args.only and args.results.is_file() else []
+    named = {Run(run["benchmark"], run["asked"], "", []).name: run for run in runs_before}
+    return {name: run for name, run in named.items() if name not in args.only}
 
 
 def main():
@@ -243,7 +254,7 @@ def main():
     parser.add_argument("--parallel", type=int, default=1, help="Recipes at once.")
     parser.add_argument("--only", nargs="+", help="Names of runs, e.g. gsm8k_zero-shot_chat; unset, all.")
     args = parser.parse_args()
-    start, (files, floors), found = time.monotonic(), questions(args), {}
+    (files, floors), found, done_before = questions(args), {}, kept(args)
     for name, rows in files.items():
         write_jsonl(args.output_dir / f"{name}.jsonl", rows)
     chosen = [run for run in runs(args) if args.only is None or run.name in args.only]
@@ -252,8 +263,9 @@ def main():
         for done in as_completed(waiting):
             run = waiting[done]
             if done.result():
-                found[run.name] = {"benchmark": run.benchmark, "asked": run.asked, **done.result()}
-                line = write(args, found, {"floor": floors, "minutes": round((time.monotonic() - start) / 60, 1)})
+                about = {"benchmark": run.benchmark, "asked": run.asked, **machine(args)}
+                found[run.name] = {**about, **done.result()}
+                line = write(args, {**done_before, **found}, floors)
                 print(f"{run.name}: {found[run.name]['right by votes'][-1]}", file=sys.stderr, flush=True)
     if len(found) < len(chosen):
         raise SystemExit(f"{len(chosen) - len(found)} of {len(chosen)} runs failed")
