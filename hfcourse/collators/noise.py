@@ -1,10 +1,11 @@
 """Which tokens are noise: T5's random spans and its other laws, and how long what comes of them is."""
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
-from hfcourse.collators.randomness import random_bits, smallest
+from hfcourse.collators.randomness import numbered, random_bits, smallest
 from hfcourse.errors import InputError
 
 NOISE = 0  # stream of random numbers
@@ -41,20 +42,6 @@ def raw_length_for(input_length: int, noise_density: float, mean_noise_span_leng
     return length - 1 if noise_density == 0.5 and targets > inputs else length
 
 
-def random_partition(bits: np.ndarray, parts: int) -> np.ndarray:
-    """(B, parts) positive integers that add up to `total`, every such composition being equally likely.
-
-    A composition is a choice of parts - 1 of the total - 1 gaps between neighbours.
-
-    Args:
-        bits: (B, total - 1) random numbers, one a gap. Overwritten.
-    """
-    cuts = np.empty((len(bits), parts + 1), dtype=np.int64)
-    cuts[:, 0], cuts[:, -1] = 0, bits.shape[1] + 1
-    np.add(smallest(bits, parts - 1), 1, out=cuts[:, 1:-1])
-    return cuts[:, 1:] - cuts[:, :-1]
-
-
 def random_spans(
     keys: np.ndarray, raw_length: int, noise: int, spans: int, free_ends: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -72,14 +59,25 @@ def random_spans(
     Returns:
         kept (B, k) or, with free ends, (B, k + 1), and noise (B, k).
     """
-    kept = raw_length - noise + 2 * free_ends
+    # A composition is a choice of gaps between neighbours. That of the kept tokens follows on that of the noise, so
+    # that either step is one call for both: in a small batch calls cost more than tokens.
+    kept, parts = raw_length - noise + 2 * free_ends, spans + free_ends
     dtype = np.uint32 if max(kept, noise) <= MAX_COLUMNS_OF_UINT32 else np.uint64
-    bits = random_bits(keys, noise - 1 + kept - 1, NOISE, dtype)  # one draw: a call costs more than a small batch
-    noise_lengths = random_partition(bits[:, : noise - 1], spans)
-    kept_lengths = random_partition(bits[:, noise - 1 :], spans + free_ends)
+    bits = numbered(random_bits(keys, noise - 1 + kept - 1, NOISE, dtype), _gaps(noise, kept, dtype))
+    is_cut = np.ones((len(keys), noise + kept + 1), dtype=bool)
+    is_cut[:, 1:noise] = smallest(bits[:, : noise - 1], spans - 1)
+    is_cut[:, noise + 1 : -1] = smallest(bits[:, noise - 1 :], parts - 1)
+    cuts = is_cut.ravel().nonzero()[0].reshape(len(keys), spans + parts + 1)
+    lengths = cuts[:, 1:] - cuts[:, :-1]
     if free_ends:
-        kept_lengths[:, [0, -1]] -= 1
-    return kept_lengths, noise_lengths
+        lengths[:, [spans, -1]] -= 1
+    return lengths[:, spans:], lengths[:, :spans]
+
+
+@lru_cache(maxsize=64)
+def _gaps(noise: int, kept: int, dtype: type) -> np.ndarray:
+    """(N - 1 + M - 1,): the number of each gap among the noise, then among what is kept."""
+    return np.concatenate([np.arange(noise - 1), np.arange(kept - 1)]).astype(dtype)
 
 
 def spans_to_mask(kept_lengths: np.ndarray, noise_lengths: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import torch
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIXERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
+HIGH_BITS = {np.dtype(np.uint32): np.uint32(2**32 - 2**10), np.dtype(np.uint64): np.uint64(2**64 - 2**32)}
 
 
 class RowKeys:
@@ -45,7 +46,7 @@ class RowKeys:
         if mask_seeds is not None:
             return mix(mix(mask_seeds.astype(np.uint64) + GOLDEN) + np.uint64(self.seed or 0))
         if self.seed is None:
-            return torch.randint(2**63 - 1, (len(tokens),)).numpy().astype(np.uint64)
+            return torch.randint(2**63 - 1, (len(tokens),)).numpy().view(np.uint64)
         hashed = (tokens.astype(np.uint64) * _weights(tokens.shape[1])).sum(1)  # zeros on the right change nothing
         run = mix(np.array([[self.seed], [self._epoch.item()]], dtype=np.int64).astype(np.uint64) + GOLDEN)
         return mix(mix(hashed + run[0]) + run[1])
@@ -74,9 +75,22 @@ def random_bits(keys: np.ndarray, count: int, stream: int, dtype=np.uint32) -> n
         stream: one number for each purpose, so that a row's draws for different purposes have nothing in common.
     """
     per_word = 8 // np.dtype(dtype).itemsize
-    words = np.arange(1, -(-count // per_word) + 1, dtype=np.uint64) * GOLDEN
-    stream_keys = mix(keys + np.full(1, stream, dtype=np.uint64) * MIXERS[0])  # an array: it wraps without a warning
-    return mix(stream_keys[:, None] + words).view(dtype)[:, :count]
+    return mix(keys[:, None] + _steps(stream, -(-count // per_word))).view(dtype)[:, :count]
+
+
+def random_bits_at(keys: np.ndarray, places: np.ndarray, stream: int) -> np.ndarray:
+    """(n,) uint64: of the row with keys[i], what [`random_bits`] of that type has at places[i]. For few of many places.
+
+    Args:
+        keys: (n,) uint64. places: (n,) integers.
+    """
+    return mix(keys + (places.astype(np.uint64) * GOLDEN + _steps(stream, 1)))
+
+
+@lru_cache(maxsize=256)
+def _steps(stream: int, count: int) -> np.ndarray:
+    """(count,) uint64: where the stream begins, and GOLDEN further at each step."""
+    return mix(np.full(1, stream, dtype=np.uint64) * MIXERS[0]) + np.arange(1, count + 1, dtype=np.uint64) * GOLDEN
 
 
 def uniform(keys: np.ndarray, count: int, stream: int) -> np.ndarray:
@@ -84,19 +98,24 @@ def uniform(keys: np.ndarray, count: int, stream: int) -> np.ndarray:
     return (random_bits(keys, count, stream, np.uint64) >> np.uint64(11)) * 2.0**-53
 
 
-def smallest(bits: np.ndarray, count: int) -> np.ndarray:
-    """(B, count) sorted columns of each row's `count` smallest numbers: a uniformly random subset of the columns.
+def numbered(bits: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """The random numbers with their low bits overwritten, in place, so that no two of a row are equal.
 
     Args:
-        bits: (B, n) random numbers, overwritten. Their low bits become the column's number, so that no two are equal
-            and the count is exact; what is left (22 bits and more) makes the law uniform to 1 part in 10⁶.
+        bits: (B, n) of which 22 bits and more are left, which makes [`smallest`] uniform to 1 part in 10⁶.
+        numbers: (n,) of the same type, below 2¹⁰ (uint32) or 2³² (uint64), each once where it matters.
     """
-    rows, columns = bits.shape
+    bits &= HIGH_BITS[bits.dtype]
+    bits |= numbers
+    return bits
+
+
+def smallest(bits: np.ndarray, count: int) -> np.ndarray:
+    """(B, n) bool: each row's `count` smallest numbers, a uniformly random subset of its columns.
+
+    Args:
+        bits: (B, n) random numbers, no two of a row equal ([`numbered`]), so that the count is exact.
+    """
     if count == 0:
-        return np.empty((rows, 0), dtype=np.int64)
-    low = np.array((1 << (columns - 1).bit_length()) - 1, dtype=bits.dtype)
-    bits &= ~low
-    bits |= np.arange(columns, dtype=bits.dtype)
-    largest = np.partition(bits, count - 1, axis=1)[:, count - 1]
-    chosen = np.flatnonzero(bits <= largest[:, None]).reshape(rows, count)
-    return chosen - np.arange(rows)[:, None] * columns
+        return np.zeros(bits.shape, dtype=bool)
+    return bits <= np.partition(bits, count - 1, axis=1)[:, count - 1 : count]

@@ -11,7 +11,6 @@ from hfcourse.collators.noise import (
     random_spans,
     raw_length_for,
     regular_noise,
-    spans_to_mask,
 )
 from hfcourse.collators.randomness import RowKeys
 from hfcourse.collators.rows import Rows, column, matrix
@@ -164,28 +163,37 @@ def corrupt_spans(
         (B, M+k+1) and (B, N+k+1) int64, EOS last.
     """
     (rows, spans), length = noise_lengths.shape, tokens.shape[1]
-    order, row = np.arange(spans), np.arange(rows)[:, None]
-    kept_before = kept_lengths[:, :spans].cumsum(1)
-    noise_before = noise_lengths.cumsum(1) - noise_lengths
-    noise_total = int(noise_lengths[0].sum())
-    flat, mask = tokens.ravel(), spans_to_mask(kept_lengths, noise_lengths).ravel()
+    order, begin = np.arange(spans), np.arange(rows)[:, None] * length
+    kept_through, noise_through = kept_lengths[:, :spans].cumsum(1), noise_lengths.cumsum(1)
+    noise_total = int(noise_through[0, -1])
 
-    targets = np.empty((rows, noise_total + spans + 1), dtype=np.int64)
-    is_token = np.ones(targets.shape, dtype=bool)
-    is_token[row, noise_before + order] = False
-    is_token[:, -1] = False
-    targets[is_token] = flat.take(np.flatnonzero(mask))
-    targets[row, noise_before + order] = sentinels
-    targets[:, -1] = eos
+    # Place p of an input, behind its j-th sentinel, is read at p - j + Σ_{i≤j} b_i, until the next sentinel …
+    lengths = np.ones((rows, spans + 1), dtype=np.int64)
+    lengths[:, 0], lengths[:, -1] = 0, 2
+    lengths[:, : kept_lengths.shape[1]] += kept_lengths
+    offsets = np.repeat(begin, spans + 1, axis=1)
+    offsets[:, 1:] += noise_through - order - 1
+    inputs = _read(tokens, offsets, lengths, length - noise_total + spans + 1)
+    _write(inputs, kept_through + order, sentinels, eos)
 
-    inputs = np.empty((rows, length - noise_total + spans + 1), dtype=np.int64)
-    mask[kept_before + noise_before + row * length] = (
-        False  # the first token of a span keeps its place for the sentinel
-    )
-    inputs[:, :-1] = flat.take(np.flatnonzero(~mask)).reshape(rows, -1)
-    inputs[row, kept_before + order] = sentinels
-    inputs[:, -1] = eos
+    # … and place p of a target at p - j + Σ_{i≤j} a_i.
+    lengths = noise_lengths + 1
+    lengths[:, -1] += 1
+    targets = _read(tokens, kept_through + (begin - order - 1), lengths, noise_total + spans + 1)
+    _write(targets, noise_through - noise_lengths + order, sentinels, eos)
     return inputs, targets
+
+
+def _read(tokens: np.ndarray, offsets: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
+    """(B, width) int64: runs of tokens, each read as far from its own place as its offset says."""
+    places = offsets.ravel().repeat(lengths.ravel()).reshape(-1, width)
+    places += np.arange(width)
+    return tokens.ravel().take(places, mode="clip").astype(np.int64, copy=False)  # the last EOS has no token to read
+
+
+def _write(side: np.ndarray, places: np.ndarray, sentinels: np.ndarray, eos: int) -> None:
+    side[np.arange(len(side))[:, None], places] = sentinels
+    side[:, -1] = eos
 
 
 def corrupt_mask(
