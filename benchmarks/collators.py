@@ -3,7 +3,7 @@
     python benchmarks/collators.py
 
 - span corruption, 128 × 568 → 512 / 114, against the scalar algorithm (benchmarks/references);
-- the cost of a token from 8 to 1,024 rows;
+- the cost of a token from 8 to 1,024 rows, and what of it is the batch's;
 - masked LM, 128 × 512 dict rows, by token and by whole word, against transformers' DataCollatorForLanguageModeling.
 
 The last line is the result as JSON; benchmarks/collators.json is that of the last committed run.
@@ -57,6 +57,7 @@ def span_corruption() -> dict:
         "ratio_to_scalar": median_ratio(times["scalar"], times["rows"]),
         **{f"mtok_per_s_{name}": million_tokens / statistics.median(t) for name, t in times.items()},
         "ns_per_token_by_rows": cost_by_rows(collator, tokens),
+        "fixed_cost": fixed_cost(collator, tokens),
     }
 
 
@@ -64,6 +65,23 @@ def cost_by_rows(collator: DataCollatorForSpanCorruption, tokens: np.ndarray) ->
     batches = {n: np.tile(tokens, (-(-n // ROWS), 1))[:n] for n in (8, 32, 128, 512, 1024)}
     times = paired_rounds({n: lambda batch=batch: collator(batch) for n, batch in batches.items()})
     return {n: 1e9 * statistics.median(t) / batches[n].size for n, t in times.items()}
+
+
+def fixed_cost(collator: DataCollatorForSpanCorruption, tokens: np.ndarray) -> dict[str, float]:
+    """Microseconds of a batch before its first token, and of the smallest of the calls that they are made of."""
+    eight, ones = tokens[:8], np.ones(8, dtype=np.int64)
+    times = paired_rounds(
+        {
+            "8": lambda: collator(eight),
+            "128": lambda: collator(tokens),
+            "adds": lambda: [ones + ones for _ in range(100)],
+        }
+    )
+    medians = {name: 1e6 * statistics.median(t) for name, t in times.items()}
+    return {
+        "us_a_batch": medians["8"] - (medians["128"] - medians["8"]) * 8 / (ROWS - 8),
+        "us_a_numpy_add_of_8": medians["adds"] / 100,
+    }
 
 
 def word_piece() -> PreTrainedTokenizerFast:

@@ -4,15 +4,16 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from hfcourse.collators.randomness import RowKeys, random_bits
+from hfcourse.collators.randomness import RowKeys, random_bits, random_bits_at
 from hfcourse.collators.rows import Rows, column, padded
 from hfcourse.collators.span_corruption import special_id
-from hfcourse.collators.span_masks import runs, span_masks
+from hfcourse.collators.span_masks import span_masks
 from hfcourse.collators.words import WordStarts
 from hfcourse.errors import InputError
 from hfcourse.logprobs import IGNORE_INDEX
 
-SELECT, REPLACE, RANDOM_TOKEN = 3, 4, 5  # streams of random numbers
+SELECT, REPLACE = 3, 4  # streams of random numbers
+HALF, LOW_HALF = np.uint64(32), np.uint64(2**32 - 1)
 LAST = np.uint64(2**64 - 1)  # sorted behind whatever can be hidden
 MASKINGS = ("token", "whole_word", "span")
 
@@ -174,19 +175,25 @@ class DataCollatorForMaskedLM:
 
     def _replace(self, keys: np.ndarray, tokens: np.ndarray, hidden: np.ndarray, maskable: np.ndarray) -> None:
         """80/10/10, in place: decided once a token, or once a span."""
-        u = random_bits(keys, tokens.shape[1], REPLACE)
+        at, width = hidden.ravel().nonzero()[0], hidden.shape[1]
+        rows = at // width
+        bits = random_bits_at(keys[rows], at - rows * width, REPLACE)
+        u = bits >> HALF
         if self.masking == "span":
-            u = np.take_along_axis(u, np.maximum(runs(hidden), 0), axis=1)
-        is_mask = hidden & (u < _threshold(self.mask_replace_prob))
-        is_random = hidden & ~is_mask & (u < _threshold(self.mask_replace_prob + self.random_replace_prob))
-        others = random_bits(keys, tokens.shape[1], RANDOM_TOKEN)[is_random].astype(np.uint64)
+            first = np.flatnonzero((np.diff(at, prepend=-2) > 1) | (at % width == 0))
+            u = u[first].repeat(np.diff(first, append=len(at)))
+        is_mask = u < _threshold(self.mask_replace_prob)
+        is_random = np.flatnonzero(~is_mask & (u < _threshold(self.mask_replace_prob + self.random_replace_prob)))
+        rows, others = rows[is_random], bits[is_random] & LOW_HALF
         if self.masking == "span":
             # The m maskable tokens of a row stand at its places[0 … m-1].
-            places, rows = np.argsort(~maskable, axis=1, kind="stable"), np.nonzero(is_random)[0]
-            tokens[is_random] = tokens[rows, places[rows, _scaled(others, maskable.sum(1)[rows])]]
+            places = np.argsort(~maskable, axis=1, kind="stable")
+            others = tokens[rows, places[rows, _scaled(others, maskable.sum(1)[rows])]]
         else:
-            tokens[is_random] = _scaled(others, self.vocab_size)
-        tokens[is_mask] = self.mask_token_id
+            others = _scaled(others, self.vocab_size)
+        flat = tokens.reshape(-1)
+        flat[at[is_random]] = others
+        flat[at[is_mask]] = self.mask_token_id
 
 
 def _threshold(probability: float) -> np.uint32:

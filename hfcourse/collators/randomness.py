@@ -79,7 +79,7 @@ def random_bits(keys: np.ndarray, count: int, stream: int, dtype=np.uint32) -> n
 
 
 def random_bits_at(keys: np.ndarray, places: np.ndarray, stream: int) -> np.ndarray:
-    """(n,) uint64: of the row with keys[i], what [`random_bits`] of that type has at places[i]. For few of many places.
+    """(n,) uint64: what [`random_bits`] of the row with keys[i] has at places[i]; for few of many places.
 
     Args:
         keys: (n,) uint64. places: (n,) integers.

@@ -76,10 +76,3 @@ def _mask_spans(masked: np.ndarray, left: np.ndarray, rows: np.ndarray, begin: n
     left[rows] -= is_new.sum(1)
     row, offset = np.nonzero(is_new)
     masked[rows[row], place[row, offset]] = True
-
-
-def runs(mask: np.ndarray) -> np.ndarray:
-    """(B, L) int: which run of True a place belongs to, counted from 0 in each row; elsewhere that of the last one."""
-    first = mask.copy()
-    first[:, 1:] &= ~mask[:, :-1]
-    return first.cumsum(1) - 1
