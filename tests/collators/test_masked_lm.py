@@ -11,13 +11,20 @@ from hypothesis import given, settings, strategies as st
 
 from hfcourse.collators import DataCollatorForMaskedLM
 from hfcourse.collators.masked_lm import take_what_fits
-from hfcourse.collators.span_masks import runs, span_length_probabilities, span_masks
+from hfcourse.collators.span_masks import span_length_probabilities, span_masks
 from hfcourse.collators.words import WordStarts
 from hfcourse.data import static_masks
 from hfcourse.errors import InputError
 from tests.collators.conftest import TEXTS
 
 CLS, SEP, MASK, PAD, VOCAB = 2, 3, 4, 0, 52
+
+
+def runs(mask):
+    """(B, L) int: which run of True a place belongs to, counted from 0 in each row; elsewhere that of the last one."""
+    first = mask.copy()
+    first[:, 1:] &= ~mask[:, :-1]
+    return first.cumsum(1) - 1
 
 
 def sentence_rows(tokenizer, count=1, seed=0):
