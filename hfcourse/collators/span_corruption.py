@@ -165,21 +165,21 @@ def corrupt_spans(
     (rows, spans), length = noise_lengths.shape, tokens.shape[1]
     order, begin = np.arange(spans), np.arange(rows)[:, None] * length
     kept_through, noise_through = kept_lengths[:, :spans].cumsum(1), noise_lengths.cumsum(1)
-    noise_total = int(noise_through[0, -1])
+    noise_total, behind = int(noise_through[0, -1]), begin - order - 1
 
     # Place p of an input, behind its j-th sentinel, is read at p - j + Σ_{i≤j} b_i, until the next sentinel …
     lengths = np.ones((rows, spans + 1), dtype=np.int64)
     lengths[:, 0], lengths[:, -1] = 0, 2
     lengths[:, : kept_lengths.shape[1]] += kept_lengths
-    offsets = np.repeat(begin, spans + 1, axis=1)
-    offsets[:, 1:] += noise_through - order - 1
+    offsets = np.empty((rows, spans + 1), dtype=np.int64)
+    offsets[:, :1], offsets[:, 1:] = begin, noise_through + behind
     inputs = _read(tokens, offsets, lengths, length - noise_total + spans + 1)
     _write(inputs, kept_through + order, sentinels, eos)
 
     # … and place p of a target at p - j + Σ_{i≤j} a_i.
     lengths = noise_lengths + 1
     lengths[:, -1] += 1
-    targets = _read(tokens, kept_through + (begin - order - 1), lengths, noise_total + spans + 1)
+    targets = _read(tokens, kept_through + behind, lengths, noise_total + spans + 1)
     _write(targets, noise_through - noise_lengths + order, sentinels, eos)
     return inputs, targets
 

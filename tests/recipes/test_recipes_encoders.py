@@ -1,6 +1,8 @@
 """pretrain_masked_lm, pretrain_span_corruption: two steps of every architecture and objective, saved and loaded."""
 
+import io
 import json
+import sys
 
 import pytest
 import torch
@@ -93,6 +95,24 @@ def test_a_stream_of_text_is_enough(run, corpus, tokenizer, tmp_path):
     run("pretrain_masked_lm", "--tokenizer_name_or_path", tokenizer("wordpiece"), *flags, "--block_size=24")
     sentinels = tokenizer("bpe", "--sentinels=100")
     run("pretrain_span_corruption", "--tokenizer_name_or_path", sentinels, *flags, "--input_length=32")
+
+
+@pytest.mark.parametrize("source", ["standard input", "shards"])
+def test_text_comes_by_a_pipe_or_in_shards(run, tokenizer, tmp_path, monkeypatch, source):
+    """Twelve rows of text, whose number nobody knows beforehand. What is read of them is for `tests/data`."""
+    name, words = "-", tokenizer("wordpiece")
+    if source == "standard input":
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(TEXTS[:12]).encode())))
+    else:
+        name = tmp_path / "shards"
+        for i in range(3):
+            Dataset.from_dict({"text": TEXTS[:4]}).to_json(name / f"train-{i:05d}-of-00003.jsonl")
+    named = ["--tokenizer_name_or_path", words, "--dataset_name", name, "--dataset_streaming=true"]
+    flags = ["--output_dir", tmp_path / "model", "--block_size=24", "--save_strategy=no", *SHAPE, *TWO_STEPS]
+    run("pretrain_masked_lm", *named, *flags)
+    assert AutoModelForMaskedLM.from_pretrained(tmp_path / "model").config.vocab_size == len(
+        AutoTokenizer.from_pretrained(words)
+    )
 
 
 @pytest.mark.parametrize("freeze", [True, False])
