@@ -13,7 +13,20 @@ ROWS = [
     {"instruction": "Be short.", "context": "", "question": "Where does Mara live?", "output": "In Oakton."},
     {"instruction": "Be kind.", "context": "The door is blue.", "question": "What colour is it?", "output": "Blue."},
 ]
-TEXTS = ("four_part_en", "four_part_zh", "alpaca", "plain", "flan", "t0", "plain_chat")
+THOUGHTS = [
+    {"question": "Two and three apples?", "answer": "2 + 3 = <<2+3=5>>5, so five.\n#### 5"},
+    {"question": "How far is Oakton?", "answer": "It is two hills away.\n#### two hills"},
+]
+CHOICES = [
+    {"question": "What colour is the tea?", "choices": ["Red.", "Green."], "answer": 1},
+    {"question": "Who lives in Oakton?", "choices": ["Mara", "the fox", "a door"], "answer": 0},
+]
+ROWS_OF = {"chain_of_thought": THOUGHTS, "multiple_choice": CHOICES}  # the others' are ROWS
+WRITTEN = {
+    "chain_of_thought": ["2 + 3 = 5, so five. The answer is 5.", "It is two hills away. The answer is two hills."],
+    "multiple_choice": ["B", "A"],
+}
+TEXTS = ("four_part_en", "four_part_zh", "alpaca", "plain", "flan", "t0", "plain_chat", *ROWS_OF)
 CHAT = [
     {"role": "system", "content": "Be kind."},
     {"role": "user", "content": "What colour is it?", "context": "The door is blue."},
@@ -61,9 +74,13 @@ def learnt(tokenizer, labels):
     return tokenizer.decode([label for label in labels if label != -100])
 
 
+def texts_of(name, times=1):
+    return [PromptTemplate(name)(row, i) for i, row in enumerate(ROWS_OF.get(name, ROWS) * times)]
+
+
 def test_texts(trainer, tokenizer):
     """All templates in one dataset: the completion, then one EOS, and nothing of the prompt."""
-    texts = [PromptTemplate(name)(row, i) for name in TEXTS for i, row in enumerate(ROWS * 3)]
+    texts = [text for name in TEXTS for text in texts_of(name, 3)]
     prepared = trainer(Dataset.from_list(texts), tokenizer).train_dataset
     for text, row in zip(texts, prepared, strict=True):
         assert learnt(tokenizer, row["labels"]) == text["completion"] + "<|endoftext|>"
@@ -85,14 +102,14 @@ def test_chats_of_several_turns(name, trainer, tokenizer):
 
 @pytest.mark.parametrize("name", [*TEXTS, "chatml", "llama3"])
 def test_rows_become_chats(name, trainer, tokenizer):
-    """A text template's rows in its own chat form; those without one, FLAN's and T0's, in ChatML."""
+    """A text template's rows in its own chat form; those without one, such as FLAN's, in ChatML."""
     style = name if name in chat_templates() else "chatml"
     set_chat_template(tokenizer, style)
-    chats = apply_template(Dataset.from_list(ROWS), name, as_messages=True, inverted=False).select_columns(
-        ["messages"]
-    )
+    rows = Dataset.from_list(ROWS_OF.get(name, ROWS))
+    chats = apply_template(rows, name, as_messages=True, inverted=False).select_columns(["messages"])
     prepared = trainer(chats, tokenizer, assistant_only_loss=True).train_dataset
-    assert [learnt(tokenizer, row["labels"]) for row in prepared] == [LEARNT[style].format(r["output"]) for r in ROWS]
+    written = WRITTEN.get(name) or [row["output"] for row in ROWS]
+    assert [learnt(tokenizer, row["labels"]) for row in prepared] == [LEARNT[style].format(text) for text in written]
 
 
 @pytest.mark.parametrize("name", ["four_part_en", "four_part_zh", "alpaca", "plain", "plain_chat"])
@@ -106,33 +123,45 @@ def test_a_chat_of_one_turn_is_the_text(name, tokenizer):
         assert tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True) == template.prompt(row)
 
 
-def test_cut_rows_learn_a_prefix(trainer, tokenizer):
-    texts = [PromptTemplate("four_part_en")(row) for row in ROWS]
-    whole = trainer(Dataset.from_list(texts), tokenizer).train_dataset
-    shorter = max(len(row["input_ids"]) for row in whole) - 3
-    cut = trainer(Dataset.from_list(texts), tokenizer, max_length=shorter).train_dataset
-    for before, after in zip(whole, cut, strict=True):
-        assert after["labels"] == before["labels"][:shorter]
-    set_chat_template(tokenizer, "chatml")
+def test_cut_texts_learn_a_prefix(trainer, tokenizer):
+    """Cut so that the row of the longest prompt keeps one token of its completion: nothing moves, no EOS is added."""
+    for name in TEXTS:
+        texts = Dataset.from_list(texts_of(name))
+        whole = trainer(texts, tokenizer).train_dataset["labels"][:]
+        shorter = 1 + max(next(t for t, label in enumerate(labels) if label != -100) for labels in whole)
+        cut = trainer(texts, tokenizer, max_length=shorter).train_dataset["labels"][:]
+        assert cut == [labels[:shorter] for labels in whole] != whole, name
+
+
+@pytest.mark.parametrize("name", chat_templates())
+def test_cut_chats_learn_a_prefix(name, trainer, tokenizer):
+    set_chat_template(tokenizer, name)
     chats = Dataset.from_list([{"messages": CHAT}])
     (whole,) = trainer(chats, tokenizer, assistant_only_loss=True).train_dataset
     (cut,) = trainer(chats, tokenizer, assistant_only_loss=True, max_length=len(whole["labels"]) - 4).train_dataset
     assert learnt(tokenizer, cut["labels"]) == learnt(tokenizer, whole["labels"][:-4])
 
 
-@pytest.mark.parametrize("kind", ["texts", "chats"])
-def test_packed_rows_learn_the_same(kind, trainer, tokenizer):
-    if kind == "texts":
-        dataset, config = Dataset.from_list([PromptTemplate("alpaca")(ROWS[1])] * 2), {}
-        expected = "Blue.<|endoftext|>"
-    else:
-        set_chat_template(tokenizer, "four_part_en")
-        dataset, config = Dataset.from_list([{"messages": CHAT[:3]}] * 2), {"assistant_only_loss": True}
-        expected = " Blue.<|endoftext|>"
-    packed = trainer(dataset, tokenizer, packing=True, max_length=600, **config)
+def test_packed_texts_learn_the_same(trainer, tokenizer):
+    """All templates' rows in packs: as many completions as before, each with its EOS."""
+    texts = [text for name in TEXTS for text in texts_of(name)]
+    packed = trainer(Dataset.from_list(texts), tokenizer, packing=True, max_length=600)
+    assert len(packed.train_dataset) < len(texts)
     batch = packed.data_collator(list(packed.train_dataset))
     assert batch["input_ids"].shape[0] == 1
-    assert learnt(tokenizer, batch["labels"][0].tolist()) == 2 * expected
+    *written, rest = learnt(tokenizer, batch["labels"][0].tolist()).split("<|endoftext|>")
+    assert rest == ""
+    assert sorted(written) == sorted(text["completion"] for text in texts)
+
+
+@pytest.mark.parametrize("name", chat_templates())
+def test_packed_chats_learn_the_same(name, trainer, tokenizer):
+    set_chat_template(tokenizer, name)
+    chats = Dataset.from_list([{"messages": CHAT[:3]}] * 2)
+    packed = trainer(chats, tokenizer, packing=True, max_length=600, assistant_only_loss=True)
+    batch = packed.data_collator(list(packed.train_dataset))
+    assert batch["input_ids"].shape[0] == 1
+    assert learnt(tokenizer, batch["labels"][0].tolist()) == 2 * LEARNT[name].format("Blue.")
 
 
 def test_what_cannot_end_is_refused(tiny_tokenizer, tmp_path):
