@@ -383,6 +383,8 @@ def draw_best_of_n(place, policies: dict) -> None:
         error = [2 * p[f"{judge}_se"] for p in points]
         place.errorbar(distance, [p[judge] for p in points], yerr=error, capsize=3, color=COLOURS[judge], label=judge)
         for name, marker in (("ppo", "*"), ("dpo", "D")):
+            if name not in policies:
+                continue
             own = policies[name]
             label = f"{name}, {judge}"
             place.plot(

@@ -61,6 +61,16 @@ class SweepArguments:
         default=1.0,
         metadata={"help": "Peak = learning_rate × (learning_rate_width / width)^this; 1 is µP's for Adam."},
     )
+    learning_rate_num_tokens: int = field(
+        default=1_000_000, metadata={"help": "The tokens that learning_rate was tuned at."}
+    )
+    learning_rate_tokens_exponent: float = field(
+        default=0.0,
+        metadata={
+            "help": "Peak × (learning_rate_num_tokens / num_tokens)^this: longer runs want a lower rate. About a third "
+            "in 'Scaling Optimal LR Across Token Horizons' (2409.19913); 0 takes one rate for all."
+        },
+    )
     warmup_share: float = field(default=0.05, metadata={"help": "Share of a run's steps in which the rate rises."})
     weight_decay: float = field(default=0.1, metadata={"help": "Of AdamW."})
     text_column: str = field(default="text", metadata={"help": "Column that holds the documents."})
@@ -105,6 +115,11 @@ class SweepArguments:
     def whole(self, num_tokens: int) -> int:
         """The tokens of whole steps: D of the law."""
         return num_tokens // self.tokens_a_step * self.tokens_a_step
+
+    def peak_learning_rate(self, width: int, num_tokens: int) -> float:
+        of_width = (self.learning_rate_width / width) ** self.learning_rate_exponent
+        of_tokens = (self.learning_rate_num_tokens / num_tokens) ** self.learning_rate_tokens_exponent
+        return self.learning_rate * of_width * of_tokens
 
     def grid(self) -> list[tuple[int, int]]:
         """(width, tokens) of the runs that may be made, without the one held out."""

@@ -101,7 +101,7 @@ def train_run(args: SweepArguments, run: tuple[int, int], folder: Path, num_thre
     points = set(
         np.geomspace(max(1, steps * SHARE_BEFORE_FIRST_POINT), steps, CURVE_POINTS).round().astype(int).tolist()
     )
-    peak = args.learning_rate * (args.learning_rate_width / width) ** args.learning_rate_exponent
+    peak = args.peak_learning_rate(width, num_tokens)
     scratch = folder / "runs" / f"scratch{os.getpid()}"
     config = CausalLMConfig(
         str(scratch),

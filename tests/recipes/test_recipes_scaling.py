@@ -202,6 +202,13 @@ def test_a_plan_by_a_law_of_ones_own(run, tmp_path):
     assert (budget["num_params"], budget["num_tokens"]) == pytest.approx((4e6, 2.5e5))
 
 
+def test_the_peak_falls_with_width_and_with_tokens():
+    """0.03 at width 32 and 1 M tokens; half at twice the width; at 8 M tokens (1/8)^(1/3) = half of that."""
+    args = SweepArguments(learning_rate=0.03, learning_rate_tokens_exponent=1 / 3)
+    peaks = [args.peak_learning_rate(*run) for run in ((32, 1_000_000), (64, 1_000_000), (64, 8_000_000))]
+    assert peaks == pytest.approx([0.03, 0.015, 0.0075])
+
+
 def test_a_plan_for_a_model(run, tiny_llama_dir, tmp_path, capsys):
     model = ["plan", "--model_name_or_path", tiny_llama_dir, "--method=ppo", "--gpus=4xA100"]
     run(*model, "--strategy=fsdp2", "--output_json", tmp_path / "plan.json")
