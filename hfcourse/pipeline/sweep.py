@@ -67,8 +67,8 @@ class SweepArguments:
     learning_rate_tokens_exponent: float = field(
         default=0.0,
         metadata={
-            "help": "Peak × (learning_rate_num_tokens / num_tokens)^this: longer runs want a lower rate. About a third "
-            "in 'Scaling Optimal LR Across Token Horizons' (2409.19913); 0 takes one rate for all."
+            "help": "Peak × (learning_rate_num_tokens / num_tokens)^this: longer runs want a lower rate. About a "
+            "third in 'Scaling Optimal LR Across Token Horizons' (2409.19913); 0 takes one rate for all."
         },
     )
     warmup_share: float = field(default=0.05, metadata={"help": "Share of a run's steps in which the rate rises."})
