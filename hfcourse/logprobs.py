@@ -11,6 +11,9 @@ from hfcourse.precision import at_least_float32
 
 IGNORE_INDEX = -100
 
+# Its exponential is 0 in every precision, and it may be multiplied by any gradient.
+LOG_OF_ZERO = -1e4
+
 # Logits alive at once by default: 128 MiB in float32. Below it one plain product is fastest; above it the rows
 # go through the head in chunks, and 2^25 still leaves 220 rows a chunk at a vocabulary of 152k.
 MAX_LOGITS_PER_CHUNK = 2**25
@@ -66,7 +69,7 @@ class _LogpsAndEntropy(torch.autograd.Function):
         log_probs = F.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)
         logps = log_probs.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
         # p log p tends to 0 with p, but 0 · -inf is NaN.
-        log_probs.clamp_(min=torch.finfo(log_probs.dtype).min)
+        log_probs.clamp_(min=LOG_OF_ZERO)
         entropy = -log_probs.exp().mul_(log_probs).sum(-1)
         ctx.save_for_backward(log_probs, labels, entropy)
         ctx.temperature = temperature

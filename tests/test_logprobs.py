@@ -73,11 +73,14 @@ def test_agrees_with_torch_distributions_and_their_gradients():
 
 
 def test_derivatives_are_those_of_finite_differences():
-    """Each alone and both together (the written-out backward has a branch for each), a forbidden token included."""
+    """Each alone and both together (the written-out backward has a branch for each), a forbidden token included.
+
+    Weights above 1: the smallest number in log p's place would overflow, and 0 · inf is NaN.
+    """
     logits, labels = torch.randn(4, 6, dtype=torch.float64, requires_grad=True), torch.tensor([0, 5, -100, 2])
     forbidden = torch.zeros(6, dtype=torch.float64)
     forbidden[1] = -math.inf
-    weights = torch.randn(4, dtype=torch.float64)
+    weights = torch.tensor([2.0, -3.0, 1.5, -2.5], dtype=torch.float64)
     for of_logps, of_entropy in ((1, 0), (0, 1), (1, 1)):
 
         def scalar(z, of_logps=of_logps, of_entropy=of_entropy):

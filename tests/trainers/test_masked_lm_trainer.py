@@ -194,7 +194,7 @@ def test_isolated_documents_cost_what_they_cost_alone(encoder, word_piece, tmp_p
     assert count > 20
     assert trainer.compute_loss(model, dict(batch)).item() == pytest.approx((total / count).item(), abs=1e-5)
     leaking = trainer.compute_loss(model, {n: x for n, x in batch.items() if n != "position_ids"})
-    assert abs(leaking.item() - (total / count).item()) > 1e-3
+    assert abs(leaking.item() - (total / count).item()) > 1e-4
 
 
 def test_texts_are_packed_with_cls_and_sep(tiny_bert, word_piece, tmp_path):
