@@ -74,8 +74,8 @@ class Settings:
     many: int = 2000
     beta: float = 0.02
     beta_factor: float = 10.0
-    learning_rate: float = 1e-4
-    rollouts: int = 40
+    learning_rate: float = 1.6e-4
+    rollouts: int = 24
     measured_every: int = 2
 
 
