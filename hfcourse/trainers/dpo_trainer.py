@@ -89,10 +89,14 @@ class DPOTrainer(TrainerMixin, trl.DPOTrainer):
         """Give policy and reference their second forward: before anything is scored, which precomputing does early."""
         if self._shares_prefix is not None:
             return
+        models = [self.model]
         add_token_stats_head(self.model)
         if self.ref_model is not None:
-            add_token_stats_head(self.accelerator.unwrap_model(self.ref_model))
-        can = not is_deepspeed_zero3_enabled() and can_share_prefix(causal_lm_of(self.model))
+            reference = self.accelerator.unwrap_model(self.ref_model)
+            add_token_stats_head(reference)
+            if type(causal_lm_of(reference)) is not type(causal_lm_of(self.model)):  # it reads the same folded rows
+                models.append(reference)
+        can = not is_deepspeed_zero3_enabled() and all(can_share_prefix(causal_lm_of(model)) for model in models)
         self._shares_prefix = self.args.shared_prefix is not False and can
         if self.args.shared_prefix and not (can and self._uses_own_loss):
             why = "the model's attention takes no mask of its own" if not can else "this loss is TRL's"

@@ -160,6 +160,24 @@ def test_a_model_that_cannot_share_says_so_once(tiny_tokenizer, tmp_path, caplog
         assert trainer.state.log_history[-1]["train_loss"] == pytest.approx(math.log(2), abs=1e-3)
 
 
+def test_a_reference_that_cannot_share_is_not_folded_either(tiny_llama, tiny_tokenizer, tmp_path):
+    """A Llama beside a BLOOM, whose ALiBi wants the mask that is two-dimensional: the plain batch's loss, no crash."""
+    torch.manual_seed(0)
+    policy = tiny_llama()
+    sizes = dict(vocab_size=policy.config.vocab_size, hidden_size=32, n_layer=1, n_head=4, initializer_range=0.5)
+    bloom, losses = BloomForCausalLM(BloomConfig(**sizes)), []
+    for shared in (None, False):
+        trainer = DPOTrainer(
+            copy.deepcopy(policy),
+            copy.deepcopy(bloom),
+            args=DPOConfig(str(tmp_path), use_cpu=True, shared_prefix=shared, report_to="none", disable_tqdm=True),
+            train_dataset=Dataset.from_list(LONG_PROMPTS),
+            processing_class=copy.deepcopy(tiny_tokenizer),
+        )
+        losses.append(trainer.evaluate(trainer.train_dataset)["eval_loss"])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
 @pytest.mark.parametrize("loss_type", ["sigmoid", "robust"])
 def test_accumulation_of_4x1_equals_1x4(make_trainer, loss_type):
     whole = make_trainer(loss_type=loss_type)
