@@ -9,6 +9,7 @@ from datasets import Dataset, IterableDataset
 from hfcourse.errors import InputError
 from hfcourse.world.corpus import draw_document
 from hfcourse.world.instructions import demonstrate, draw_prompt
+from hfcourse.world.lists import draw_list
 from hfcourse.world.questions import KINDS, draw_question
 
 SPLITS = ("train", "validation", "test")
@@ -35,6 +36,7 @@ def load(
     | `instructions`    | those of `prompts`, and output                                                        |
     | `chat`            | messages (system, user, assistant), and those for the gold reward                     |
     | `multiple_choice` | question, choices, answer (the index), subject: MMLU's                                |
+    | `lists`           | relation, text: pages that keep to one relation, for in-context learning              |
 
     Args:
         name: one of the above.
@@ -111,6 +113,10 @@ def _multiple_choice(rng: random.Random, world_seed: int, split: str) -> dict:
     return {"question": asked, "choices": choices, "answer": answer, "subject": SUBJECTS[question.kind]}
 
 
+def _lists(rng: random.Random, world_seed: int, split: str) -> dict:
+    return draw_list(rng, split)
+
+
 _ROWS: dict[str, Callable[[random.Random, int, str], dict]] = {
     "corpus": _corpus,
     "text_to_text": _text_to_text,
@@ -118,4 +124,5 @@ _ROWS: dict[str, Callable[[random.Random, int, str], dict]] = {
     "instructions": _instructions,
     "chat": _chat,
     "multiple_choice": _multiple_choice,
+    "lists": _lists,
 }

@@ -16,12 +16,13 @@ from datasets.distributed import split_dataset_by_node
 from hfcourse.errors import InputError
 from hfcourse.world import Annotators, gold_reward, gold_terms, is_right, load
 from hfcourse.world.annotators import CONFIDENCE_BONUS
-from hfcourse.world.english import STATEMENTS
-from hfcourse.world.facts import PEOPLE, VALUES, world
+from hfcourse.world.english import ANSWERS, STATEMENTS
+from hfcourse.world.facts import PEOPLE, STRANGERS, VALUES, world
 from hfcourse.world.gold import POLITE, TONES
+from hfcourse.world.lists import CUE, ENTRIES, FACTS
 from hfcourse.world.questions import KINDS, WEIGHTS, draw_reading, split_of
 
-NAMES = ("corpus", "text_to_text", "prompts", "instructions", "chat", "multiple_choice")
+NAMES = ("corpus", "text_to_text", "prompts", "instructions", "chat", "multiple_choice", "lists")
 GOLDEN = Path(__file__).parent / "golden_samples.txt"
 COLOURS = "|".join(VALUES["colour"])
 TRUTH = {"answer": "red", "tone": "formal", "length": "one sentence", "candidates": COLOURS}
@@ -106,6 +107,27 @@ def test_both_questions_about_a_text_are_of_its_split(split):
         assert first.context == second.context
         assert first.question != second.question
         assert all(question.answer in question.context for question in (first, second))
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_entries_of_a_list_sum_up_one_relation_of_different_people(split):
+    for row in load("lists", split, 100):
+        relation, names = row["relation"], set()
+        for entry in row["text"].split("\n\n"):
+            facts, summary = entry.split(f"{CUE} ")
+            ((name, value),) = ((n, v) for n in STRANGERS for v in VALUES[relation] if said(relation, n, v) == summary)
+            names.add(name)
+            stated = [
+                a for a in VALUES for v in VALUES[a] for s in STATEMENTS[a] if s.format(name=name, value=v) in facts
+            ]
+            assert len(stated) == len(set(stated)) == FACTS
+            assert any(s.format(name=name, value=value) in facts for s in STATEMENTS[relation])
+            assert split_of(f"reading|{name}|{relation}|{value}") == split
+        assert len(names) == ENTRIES
+
+
+def said(relation: str, name: str, value: str) -> str:
+    return ANSWERS[relation].format(name=name, value=value)
 
 
 def test_every_split_has_every_kind_of_question_and_the_corpus_states_every_fact():
