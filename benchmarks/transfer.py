@@ -3,7 +3,7 @@
     python benchmarks/transfer.py                        # eleven CPU minutes on one core
     python benchmarks/transfer.py --num_workers 3        # the seeds side by side
 
-A sentence has three pairs of a noun and the verb behind it, of one of eight classes, among fillers. A BERT (2 layers
+A sentence has four pairs of a noun and the verb behind it, of one of eight classes, among fillers. A BERT (2 layers
 of width 64) is pretrained by MaskedLMTrainer or, reading from left to right, by CausalLMTrainer. Then a classifier on
 its mean state learns from 128 or 512 labels
 
@@ -34,7 +34,7 @@ from references.agreement_language import AgreementLanguage
 from references.transfer import accuracy, pretrain
 
 SEEDS, STEPS, LABELS = (0, 1, 2), 3000, (128, 512)
-LANGUAGE = AgreementLanguage(verbs=10, fillers=60, length=12, pairs=3)
+LANGUAGE = AgreementLanguage(verbs=10, fillers=60, length=14, pairs=4)
 STARTS = {
     "random": (None, False),
     "embeddings": ("masked", False),
