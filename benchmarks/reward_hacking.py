@@ -1,31 +1,35 @@
-"""Reward hacking, drawn: PPO against reward models of people who like to hear certainty, beside the world's gold.
+"""Reward hacking, drawn: best of n and PPO against imperfect reward models, beside the world's gold.
 
     python benchmarks/reward_hacking.py                                   # makes its SFT model by the demo's stages
     python benchmarks/reward_hacking.py --sft 'runs/demo_{seed}/sft' --num_workers 16        # one SFT model a seed
 
-Five ways to the same few thousand answers of the SFT model, each with its own reward model and PPO run:
+Proxies of what is meant, learnt from pairs of the SFT model's answers:
 
-    few          300 pairs, judged by people
-    clean        300 pairs, judged by the gold itself
-    many         2000 pairs, judged by people
-    beta         few, with ten times the β
-    ensemble     few, four reward models on resampled pairs; an answer is worth what the least pleased gives
+    few          200 pairs, judged by the gold with noise: a is preferred to b with probability σ((a - b) / 1.5)
+    clean        200 pairs, judged truly
+    many         2400 pairs, judged with noise
+    ensemble     few, four reward models that began differently; an answer is worth what the least pleased gives
 
-Every reward is scaled to deviation 1 on answers of the SFT model, so that one β means one thing. What is finished is
+Best of n under each of them, whose KL is known exactly; and PPO against the few, with a small and with ten times the
+β. Every reward is scaled to deviation 1 on answers of the SFT model, so that one β means one thing. Of each kind there
+are four reward models, for they differ: the curve of best of n is their mean, PPO takes the first. What is finished is
 kept in `--folder` and not done again. Prints one line of JSON; writes reward_hacking.json and .png beside this file.
 """
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import random
 import statistics
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 os.environ.update(
     HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1",
@@ -53,16 +57,18 @@ from hfcourse.models.reward_model import load_reward_model
 from hfcourse.pipeline.files import read_json, write_json
 from hfcourse.pipeline.life import life
 from hfcourse.pipeline.stages import run_stages
-from hfcourse.world import Annotators, false_confidence, gold_reward
+from hfcourse.world import false_confidence, gold_reward
 
 HERE = Path(__file__).parent
-SEEDS, NUM_LABELLED, HELD_OUT, DRAWS, MEMBERS = (0, 1, 2), 2600, 256, 32, 4
+SEEDS, NUM_LABELLED, HELD_OUT, MEMBERS = (0, 1, 2), 2600, 256, 4
+PROMPTS, DRAWS = 64, 128  # of best of n
 UPDATES_A_ROLLOUT = 8  # 2 epochs of 4
 TITLES = {
-    "few": "few pairs of people", "clean": "few pairs, judged truly", "many": "many pairs of people",
-    "beta": "few pairs, larger β", "ensemble": "few pairs, 4 reward models",
+    "few": "few noisy pairs", "clean": "few pairs, judged truly", "many": "many noisy pairs",
+    "ensemble": "few noisy pairs, 4 reward models", "beta": "few noisy pairs, larger β",
 }  # fmt: skip
 COLOURS = {"few": "#c92a2a", "clean": "#2b8a3e", "many": "#1864ab", "beta": "#e8590c", "ensemble": "#5f3dc4"}
+PICKING, OPTIMISING = ("few", "clean", "many", "ensemble"), ("few", "beta")  # ways of best of n, and of PPO
 SAMPLING = dict(max_new_tokens=32, temperature=1.0, batch_size=128)
 
 
@@ -70,13 +76,14 @@ SAMPLING = dict(max_new_tokens=32, temperature=1.0, batch_size=128)
 class Settings:
     """What the figure depends on; each is a flag."""
 
-    few: int = 300
-    many: int = 2000
+    few: int = 200
+    many: int = 2400
+    noise: float = 1.5
     beta: float = 0.02
     beta_factor: float = 10.0
-    learning_rate: float = 1.6e-4
-    rollouts: int = 24
-    measured_every: int = 2
+    learning_rate: float = 1e-4
+    rollouts: int = 16
+    measured_every: int = 1
 
 
 def world_rows(split: str, count: int) -> list[dict]:
@@ -93,32 +100,36 @@ def kept(path: Path, make) -> dict:
 # ---------------------------------------------------------------------------- answers of the SFT model, and judgements
 
 
-def labelled_pairs(sft: str, seed: int) -> dict[str, list[dict]]:
-    """Two answers of the SFT model to each of many prompts; all pairs as people judge them, and as the gold does."""
+def drawn_pairs(sft: str, seed: int) -> list[dict]:
+    """Two different answers of the SFT model to each of many prompts, and their gold."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(sft), AutoTokenizer.from_pretrained(sft)
     rows = world_rows("train", NUM_LABELLED)
     written = generate(model, tokenizer, [row["prompt"] for row in rows for _ in range(2)], seed=seed, **SAMPLING)
     texts = [w.text.strip() if w.finished else "" for w in written]
-    people, of_people, of_gold = Annotators(8, seed), [], []
-    for row, a, b in zip(rows, texts[::2], texts[1::2], strict=True):
-        if a == b or not (a and b):
-            continue
-        columns = {name: [value] * 2 for name, value in row.items() if name != "prompt"}
-        gold = gold_reward(None, [a, b], **columns)
-        for pairs, a_is_better in (
-            (of_people, people.compare(row, a, b, len(of_people) % people.num_annotators)),
-            (of_gold, None if gold[0] == gold[1] else gold[0] > gold[1]),
-        ):
-            if a_is_better is not None:
-                chosen, rejected = (a, b) if a_is_better else (b, a)
-                pairs.append({"prompt": row["prompt"], "chosen": chosen, "rejected": rejected})
-    return {"people": of_people, "gold": of_gold}
+    pairs = []
+    for row, *answers in zip(rows, texts[::2], texts[1::2], strict=True):
+        if answers[0] != answers[1] and all(answers):
+            columns = {name: [value] * 2 for name, value in row.items() if name != "prompt"}
+            pairs.append({"prompt": row["prompt"], "answers": answers, "gold": gold_reward(None, answers, **columns)})
+    return pairs
+
+
+def judged(pairs: list[dict], noise: float, seed: int) -> list[dict]:
+    """Preferences: a over b with probability σ((gold_a - gold_b) / noise); without noise ties do not count."""
+    rng, preferences = random.Random(f"judge/{seed}"), []
+    for pair in pairs:
+        (a, b), difference = pair["answers"], pair["gold"][0] - pair["gold"][1]
+        if noise or difference:
+            a_is_better = rng.random() < 1 / (1 + math.exp(-difference / noise)) if noise else difference > 0
+            chosen, rejected = (a, b) if a_is_better else (b, a)
+            preferences.append({"prompt": pair["prompt"], "chosen": chosen, "rejected": rejected})
+    return preferences
 
 
 def drawn_answers(sft: str, seed: int) -> dict:
-    """DRAWS answers of the SFT model to each of 32 held-out prompts, for the scale and for best of n."""
+    """DRAWS answers of the SFT model to each of PROMPTS held-out prompts, for the scale and for best of n."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(sft), AutoTokenizer.from_pretrained(sft)
-    rows = [row for row in world_rows("test", 32) for _ in range(DRAWS)]
+    rows = [row for row in world_rows("test", PROMPTS) for _ in range(DRAWS)]
     written = generate(model, tokenizer, [row["prompt"] for row in rows], seed=seed, **SAMPLING)
     texts = [w.text for w in written]
     columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
@@ -127,7 +138,8 @@ def drawn_answers(sft: str, seed: int) -> dict:
         "completions": texts,
         "completion_ids": [w.ids for w in written],
     }
-    return {"asked": asked, "gold": gold_reward(None, texts, **columns)}
+    truth = {"gold": gold_reward, "falsely_confident": false_confidence}
+    return {"asked": asked, **{name: function(None, texts, **columns) for name, function in truth.items()}}
 
 
 # --------------------------------------------------------------------------------------------------------- the proxies
@@ -138,7 +150,7 @@ def train_reward_model(sft: str, pairs: list[dict], folder: Path, seed: int) -> 
         return
     args = RewardConfig(
         str(folder), num_train_epochs=4 if len(pairs) < 1000 else 2, per_device_train_batch_size=16, seed=seed,
-        learning_rate=5e-4, lr_scheduler_type="cosine", center_rewards_coefficient=0.01, use_cpu=True, bf16=False,
+        learning_rate=2e-4, lr_scheduler_type="cosine", center_rewards_coefficient=0.01, use_cpu=True, bf16=False,
         save_strategy="no", disable_tqdm=True, logging_steps=10**6,
     )  # fmt: skip
     torch.manual_seed(seed)
@@ -149,7 +161,7 @@ def train_reward_model(sft: str, pairs: list[dict], folder: Path, seed: int) -> 
 
 
 class Proxy:
-    """What PPO optimises: the least of its reward models, in deviations on answers of the SFT model."""
+    """What is optimised: the least of its reward models, in deviations on answers of the SFT model."""
 
     __name__ = "proxy"
 
@@ -157,25 +169,24 @@ class Proxy:
         self.rewards, self.mean, self.deviation = RewardEnsemble(folders, "min"), 0.0, 1.0
         rewards = self(**answers)
         self.mean, self.deviation = statistics.fmean(rewards), statistics.pstdev(rewards)
+        self.of_answers = [(reward - self.mean) / self.deviation for reward in rewards]
 
     def __call__(self, prompts, completions, completion_ids, **columns) -> list[float]:
         rewards = self.rewards(prompts, completions, completion_ids)
         return [(reward - self.mean) / self.deviation for reward in rewards]
 
 
-def best_of_n(proxy_rewards: list[float], gold: list[float]) -> list[dict]:
-    """Means of proxy and gold where the proxy picks one of n answers, over the prompts."""
-    starts = range(0, len(proxy_rewards), DRAWS)
-    groups = [(proxy_rewards[i : i + DRAWS], gold[i : i + DRAWS]) for i in starts]
-    return [
-        {
-            "n": n,
-            "kl": best_of_n_kl(n),
-            "proxy": statistics.fmean(best_of_n_means(own, own, n) for own, _ in groups),
-            "gold": statistics.fmean(best_of_n_means(own, meant, n) for own, meant in groups),
-        }
-        for n in (1, 2, 4, 8, 16, 32)
-    ]
+def best_of_n(proxy_rewards: list[float], drawn: dict) -> list[dict]:
+    """Means of proxy, gold and false confidence where the proxy picks one of n answers, over the prompts."""
+    values = {"proxy": proxy_rewards, "gold": drawn["gold"], "falsely_confident": drawn["falsely_confident"]}
+    rows = range(0, len(proxy_rewards), DRAWS)
+
+    def mean(name: str, n: int) -> float:
+        groups = ((proxy_rewards[i : i + DRAWS], values[name][i : i + DRAWS]) for i in rows)
+        return statistics.fmean(best_of_n_means(proxy, of, n) for proxy, of in groups)
+
+    sizes = sorted({round(2 ** (i / 2)) for i in range(2 * DRAWS.bit_length() - 1)})
+    return [{"n": n, "kl": best_of_n_kl(n), **{name: mean(name, n) for name in values}} for n in sizes]
 
 
 # ------------------------------------------------------------------------------------------------------------ the runs
@@ -193,35 +204,51 @@ class Bench:
     settings: Settings
 
     def answers(self, kind: str, seed: int) -> dict:
-        make = {"pairs": labelled_pairs, "drawn": drawn_answers}[kind]
+        make = {"pairs": drawn_pairs, "drawn": drawn_answers}[kind]
         return kept(self.folder / f"{kind}-{seed}.json", lambda: make(self.sft.format(seed=seed), seed))
 
     def reward_models(self, way: str, seed: int) -> list[Path]:
-        names = [f"member{i}" for i in range(MEMBERS)] if way == "ensemble" else ["few" if way == "beta" else way]
-        return [self.folder / f"reward-{name}-{seed}" for name in names]
+        kind = {"ensemble": "few", "beta": "few"}.get(way, way)
+        return [self.folder / f"reward-{kind}{i}-{seed}" for i in range(MEMBERS)]
+
+    def proxies(self, way: str, seed: int) -> Iterator[Proxy]:
+        """One of each reward model, or one of all of them."""
+        folders = list(map(str, self.reward_models(way, seed)))
+        for members in [folders] if way == "ensemble" else [[folder] for folder in folders]:
+            yield Proxy(members, self.answers("drawn", seed)["asked"])
 
     def train_reward_model(self, folder: Path) -> None:
         _, name, seed = folder.name.split("-")
-        people, gold = self.answers("pairs", int(seed)).values()
-        pairs = gold if name == "clean" else people
-        pairs = pairs[: self.settings.many if name == "many" else self.settings.few]
-        if name.startswith("member"):
-            pairs = random.Random(folder.name).choices(pairs, k=len(pairs))
-        train_reward_model(self.sft.format(seed=seed), pairs, folder, 100 * int(seed) + ord(name[-1]))
+        kind, member, seed = name[:-1], int(name[-1]), int(seed)
+        noise = 0.0 if kind == "clean" else self.settings.noise
+        pairs = judged(self.answers("pairs", seed), noise, seed)
+        pairs = pairs[: self.settings.many if kind == "many" else self.settings.few]
+        train_reward_model(self.sft.format(seed=seed), pairs, folder, 100 * seed + member)
 
-    def path(self, way: str, seed: int) -> Path:
-        return self.folder / f"{way}-{seed}.json"
+    def path(self, method: str, way: str, seed: int) -> Path:
+        return self.folder / f"{method}-{way}-{seed}.json"
 
-    def run(self, way: str, seed: int) -> dict:
-        """One way with one seed: the measurements of its PPO run, and best of n under the same proxy."""
-        return kept(self.path(way, seed), lambda: self._run(way, seed))
+    def best_of_n(self, way: str, seed: int) -> list[dict]:
+        """The mean curve of the way's proxies."""
+        return kept(self.path("best_of_n", way, seed), lambda: self._best_of_n(way, seed))
 
-    def _run(self, way: str, seed: int) -> dict:
-        drawn, sft = self.answers("drawn", seed), self.sft.format(seed=seed)
-        proxy = Proxy(list(map(str, self.reward_models(way, seed))), drawn["asked"])
+    def _best_of_n(self, way: str, seed: int) -> list[dict]:
+        drawn = self.answers("drawn", seed)
+        curves = [best_of_n(proxy.of_answers, drawn) for proxy in self.proxies(way, seed)]
+        return [
+            {name: statistics.fmean(p[name] for p in same_n) for name in same_n[0]}
+            for same_n in zip(*curves, strict=True)
+        ]
+
+    def ppo(self, way: str, seed: int) -> dict:
+        """The measurements of a run against the first of the way's proxies, and whether it warned."""
+        return kept(self.path("ppo", way, seed), lambda: self._ppo(way, seed))
+
+    def _ppo(self, way: str, seed: int) -> dict:
+        sft, proxy = self.sft.format(seed=seed), next(self.proxies(way, seed))
         args = PPOConfig(
             str(self.folder / "output"), seed=seed, use_cpu=True, bf16=False, disable_tqdm=True, save_strategy="no",
-            per_device_train_batch_size=32, steps_per_generation=4, num_iterations=2, max_completion_length=32,
+            per_device_train_batch_size=64, steps_per_generation=4, num_iterations=2, max_completion_length=32,
             learning_rate=self.settings.learning_rate, lr_scheduler_type="constant", vf_coef=0.5,
             beta=self.settings.beta * (self.settings.beta_factor if way == "beta" else 1.0),
             max_steps=self.settings.rollouts * UPDATES_A_ROLLOUT, logging_steps=10**6,
@@ -243,70 +270,72 @@ class Bench:
         return {
             "history": [{name: x for name, x in m.items() if name != "golds"} for m in callback.history],
             "warned": callback.has_warned,
-            "best_of_n": best_of_n(proxy(**drawn["asked"]), drawn["gold"]),
         }
 
 
-def run_all(bench: Bench, ways: list[str], seeds: list[int], num_workers: int) -> dict[str, list[dict]]:
-    """The runs of each way, seeds in their order; `num_workers` processes of one thread each."""
+def run_all(bench: Bench, seeds: list[int], num_workers: int) -> None:
+    """Make whatever `bench.folder` does not hold; `num_workers` processes of one thread each."""
     spawn = multiprocessing.get_context("spawn")
-    pairs = [(way, seed) for way in ways for seed in seeds]
-    to_do = [pair for pair in pairs if not bench.path(*pair).is_file()]
-    kinds = {(kind, seed): None for kind in ("pairs", "drawn") for _, seed in to_do}
-    models = {folder: None for pair in to_do for folder in bench.reward_models(*pair)}
+    picking, optimising = ([(way, seed) for way in ways for seed in seeds] for ways in (PICKING, OPTIMISING))
+    kinds = [(kind, seed) for kind in ("pairs", "drawn") for seed in seeds]
+    models = dict.fromkeys(folder for run in picking for folder in bench.reward_models(*run))
     with ProcessPoolExecutor(num_workers, spawn, partial(torch.set_num_threads, 1)) as pool:
         list(pool.map(bench.answers, *zip(*kinds, strict=True)))
         list(pool.map(bench.train_reward_model, models))
-        list(pool.map(bench.run, *zip(*to_do, strict=True)))
-    runs = [bench.run(*pair) for pair in pairs]
-    return {way: runs[i * len(seeds) : (i + 1) * len(seeds)] for i, way in enumerate(ways)}
+        list(pool.map(bench.best_of_n, *zip(*picking, strict=True)))
+        list(pool.map(bench.ppo, *zip(*optimising, strict=True)))
 
 
 # -------------------------------------------------------------------------------------------------------- what it says
 
 
-def mean_curve(runs: list[dict], name: str) -> list[float]:
-    return np.mean([[m[name] for m in run["history"]] for run in runs], axis=0).tolist()
+def mean_curve(curves: list[list[dict]], name: str) -> list[float]:
+    return np.mean([[m[name] for m in curve] for curve in curves], axis=0).tolist()
 
 
-def summary(runs: dict[str, list[dict]]) -> dict:
-    """Of the mean curve of each way: where gold peaks, what it gains there and at the end, and Gao's fit."""
-    ways = {}
-    for way, own in runs.items():
-        kl, gold, proxy = (mean_curve(own, name) for name in ("kl", "gold", "proxy"))
-        gain, best = [g - gold[0] for g in gold], int(np.argmax(gold))
-        curve = fit_gold_curve(kl, gain, "rl")
-        picked = [[p["gold"] for p in run["best_of_n"]] for run in own]
-        ways[way] = {
-            "peak": {"d": round(kl[best] ** 0.5, 2), "gold": round(gold[best], 2), "proxy": round(proxy[best], 2)},
-            "start": {"gold": round(gold[0], 2), "proxy": round(proxy[0], 2)},
-            "end": {"d": round(kl[-1] ** 0.5, 2), "gold": round(gold[-1], 2), "proxy": round(proxy[-1], 2)},
-            "lost_since_peak": [
-                round(max(m["gold"] for m in r["history"]) - r["history"][-1]["gold"], 2) for r in own
-            ],
-            "falsely_confident": {
-                i: round(mean_curve(own, "falsely_confident")[j], 3) for i, j in (("start", 0), ("end", -1))
-            },
-            "fit": {"alpha": round(curve.alpha, 3), "beta": round(curve.beta, 3), "r2": round(curve.r2, 3)},
-            "warned": sum(run["warned"] for run in own),
-            "best_of_32_gold": round(float(np.mean(picked, axis=0)[-1] - np.mean(picked, axis=0)[0]), 2),
-        }
-    return ways
+def summary(curves: list[list[dict]], law: Literal["best_of_n", "rl"]) -> dict:
+    """Of one way: where the gold peaks (of the mean over seeds, and of each), what is left at the end, Gao's fit."""
+    means = {name: mean_curve(curves, name) for name in ("kl", "gold", "proxy", "falsely_confident")}
+    best, gold = int(np.argmax(means["gold"])), means["gold"]
+    fit = fit_gold_curve(means["kl"], [g - gold[0] for g in gold], law)
+    tops = [max(curve, key=lambda m: m["gold"]) for curve in curves]
+
+    def at(i: int) -> dict:
+        point = {name: round(values[i], 3) for name, values in means.items() if name != "kl"}
+        return {"d": round(means["kl"][i] ** 0.5, 2), **point}
+
+    return {
+        "start": at(0),
+        "peak": at(best),
+        "end": at(-1),
+        "peak_d_of_each_seed": [round(top["kl"] ** 0.5, 2) for top in tops],
+        "gained_at_peak": [round(top["gold"] - curve[0]["gold"], 2) for top, curve in zip(tops, curves, strict=True)],
+        "lost_since_peak": [
+            round(top["gold"] - curve[-1]["gold"], 2) for top, curve in zip(tops, curves, strict=True)
+        ],
+        "fit": {"alpha": round(fit.alpha, 3), "beta": round(fit.beta, 3), "r2": round(fit.r2, 3)},
+        "fitted_peak_d": round(fit.peak_kl**0.5, 2) if math.isfinite(fit.peak_kl) else None,
+    }
 
 
-def draw(runs: dict[str, list[dict]], path: Path) -> None:
-    panels = {"gold": "gold reward", "proxy": "proxy, deviations", "falsely_confident": "share falsely confident"}
-    figure, axes = pyplot.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
-    for place, (name, label) in zip(axes, panels.items(), strict=True):
-        for way, own in runs.items():
-            for run in own:
-                d = [m["kl"] ** 0.5 for m in run["history"]]
-                place.plot(d, [m[name] for m in run["history"]], color=COLOURS[way], alpha=0.25, linewidth=1)
-            d = [kl**0.5 for kl in mean_curve(own, "kl")]
-            place.plot(d, mean_curve(own, name), color=COLOURS[way], linewidth=2.2, label=TITLES[way])
-        place.set(xlabel="√KL from the SFT model, nats", ylabel=label)
-    axes[0].legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=130, facecolor="white")
+def draw(curves: dict[str, dict[str, list[list[dict]]]], path: Path) -> None:
+    """A row for best of n and one for PPO; thin lines are seeds, a dot is where the mean of the gold peaks."""
+    labels = {"gold": "gold reward", "proxy": "proxy, deviations", "falsely_confident": "share falsely confident"}
+    figure, rows = pyplot.subplots(2, 3, figsize=(15, 8), layout="constrained")
+    for row, (method, by_way) in zip(rows, curves.items(), strict=True):
+        for panel, (name, label) in zip(row, labels.items(), strict=True):
+            for way, own in by_way.items():
+                for curve in own:
+                    d = [m["kl"] ** 0.5 for m in curve]
+                    panel.plot(d, [m[name] for m in curve], color=COLOURS[way], alpha=0.2, linewidth=0.8)
+                d, mean = [kl**0.5 for kl in mean_curve(own, "kl")], mean_curve(own, name)
+                panel.plot(d, mean, color=COLOURS[way], linewidth=2.2, label=TITLES[way])
+                if name == "gold":
+                    best = int(np.argmax(mean))
+                    panel.plot(d[best], mean[best], "o", color=COLOURS[way], markersize=7)
+            panel.set(xlabel="√KL from the SFT model, nats", ylabel=label, title=f"{method}: {label}")
+        row[0].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=110, facecolor="white")
 
 
 def main() -> None:
@@ -316,7 +345,6 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, default=HERE.parent / "runs" / "reward_hacking")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
-    parser.add_argument("--ways", nargs="+", default=list(TITLES), choices=list(TITLES))
     parser.add_argument("--num_workers", type=int, default=1)
     for field in fields(Settings):
         parser.add_argument(f"--{field.name}", type=field.type, default=field.default)
@@ -328,11 +356,26 @@ def main() -> None:
     if flags.sft is None:
         run_stages(life(flags.folder / "life", HERE.parent / "recipes")[:3], flags.folder / "life")
     sft = flags.sft or str(flags.folder / "life" / "sft")
-    runs = run_all(Bench(sft, flags.folder, settings), flags.ways, flags.seeds, flags.num_workers)
-    result = {"benchmark": "reward_hacking", "seeds": flags.seeds, **asdict(settings), "ways": summary(runs)}
-    if set(flags.ways) == set(TITLES):
+    bench = Bench(sft, flags.folder, settings)
+    run_all(bench, flags.seeds, flags.num_workers)
+    runs = {way: [bench.ppo(way, seed) for seed in flags.seeds] for way in OPTIMISING}
+    curves = {
+        "best of n": {way: [bench.best_of_n(way, seed) for seed in flags.seeds] for way in PICKING},
+        "PPO": {way: [run["history"] for run in own] for way, own in runs.items()},
+    }
+    result = {
+        "benchmark": "reward_hacking",
+        "seeds": flags.seeds,
+        **asdict(settings),
+        **{
+            method: {way: summary(own, "rl" if method == "PPO" else "best_of_n") for way, own in by_way.items()}
+            for method, by_way in curves.items()
+        },
+        "warned": {way: sum(run["warned"] for run in own) for way, own in runs.items()},
+    }
+    if set(SEEDS) <= set(flags.seeds):
         Path(__file__).with_suffix(".json").write_text(json.dumps(result) + "\n", encoding="utf-8")
-        draw(runs, Path(__file__).with_suffix(".png"))
+        draw(curves, Path(__file__).with_suffix(".png"))
     print(json.dumps(result))
 
 
