@@ -1,6 +1,6 @@
 """Pretrain an encoder by hiding tokens of packed text: BERT, RoBERTa, ModernBERT, SpanBERT.
 
-    accelerate launch recipes/pretrain_masked_lm.py --config recipes/configs/pretrain_masked_lm/bert2m_world.yaml
+    accelerate launch recipes/pretrain_masked_lm.py --config recipes/configs/pretrain_masked_lm/modernbert1m_world.yaml
     python recipes/pretrain_masked_lm.py --tokenizer_name_or_path my_wordpiece --dataset_name books.txt \\
         --architecture modernbert --masking whole_word --mlm_probability 0.3 --max_steps 2000 --output_dir my_encoder
 
