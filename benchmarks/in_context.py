@@ -17,19 +17,17 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from datasets import Dataset
-from unseen_tasks import load, machine, pretrain, rounded
+from unseen_tasks import kept, load, pretrain, rounded
 
 from hfcourse import CausalLMConfig, CausalLMTrainer
 from hfcourse.data.mixtures import mix
 from hfcourse.evaluation import estimate, few_shot_prompts, generate, paired_difference
-from hfcourse.evaluation.benchmarks import model_hash
-from hfcourse.pipeline.files import read_json, write_json, write_text
+from hfcourse.pipeline.files import write_text
 from hfcourse.world import is_right, load as load_world
 from hfcourse.world.facts import VALUES
 from hfcourse.world.lists import CUE
@@ -112,18 +110,14 @@ def measure_model(model, tokenizer, seed: int) -> dict:
 
 
 def measure(path: str, seed: int) -> dict:
-    """A seed's part; the one that is there, if it is of these weights and settings."""
-    file, about = PARTS / f"seed_{seed}.json", {"weights": model_hash(load(path)[0]), "settings": SETTINGS}
-    kept = read_json(file) if file.is_file() else {}
-    if {name: kept.get(name) for name in about} == about:
-        return kept
-    start = time.monotonic()
-    part = {**about, "seed": seed, "left_out": LEFT_OUT[seed], MODELS[0]: measure_model(*load(path), seed)}
-    for name, with_lists in zip(MODELS[1:], (False, True), strict=True):
-        part[name] = measure_model(*train_further(path, seed, with_lists), seed)
-        print(seed, name, json.dumps(part[name]), file=sys.stderr, flush=True)
-    write_json(file, {**part, "minutes": round((time.monotonic() - start) / 60, 1), **machine()})
-    return read_json(file)
+    def make() -> dict:
+        part = {"seed": seed, "left_out": LEFT_OUT[seed], MODELS[0]: measure_model(*load(path), seed)}
+        for name, with_lists in zip(MODELS[1:], (False, True), strict=True):
+            part[name] = measure_model(*train_further(path, seed, with_lists), seed)
+            print(seed, name, json.dumps(part[name]), file=sys.stderr, flush=True)
+        return part
+
+    return kept(PARTS / f"seed_{seed}.json", path, SETTINGS, make)
 
 
 def draw(parts: list[dict], path: Path) -> None:

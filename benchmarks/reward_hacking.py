@@ -29,7 +29,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 os.environ.update(
     HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1",
@@ -37,21 +36,16 @@ os.environ.update(
     OMP_NUM_THREADS="1",
 )  # fmt: skip
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import numpy as np
 import torch
 from datasets import Dataset
-from matplotlib import pyplot
+from references.hacking_figure import draw, summary
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hfcourse import PPOConfig, PPOTrainer, RewardConfig, RewardTrainer
 from hfcourse.callbacks import OveroptimizationCallback
 from hfcourse.data import apply_template, load_dataset
 from hfcourse.evaluation import generate
-from hfcourse.evaluation.overoptimization import best_of_n_kl, best_of_n_means, fit_gold_curve
+from hfcourse.evaluation.overoptimization import best_of_n_kl, best_of_n_means
 from hfcourse.models.reward_ensemble import RewardEnsemble
 from hfcourse.models.reward_model import load_reward_model
 from hfcourse.pipeline.files import read_json, write_json
@@ -63,11 +57,6 @@ HERE = Path(__file__).parent
 SEEDS, NUM_LABELLED, HELD_OUT, MEMBERS = (0, 1, 2), 2600, 256, 4
 PROMPTS, DRAWS = 64, 128  # of best of n
 UPDATES_A_ROLLOUT = 8  # 2 epochs of 4
-TITLES = {
-    "few": "few noisy pairs", "clean": "few pairs, judged truly", "many": "many noisy pairs",
-    "ensemble": "few noisy pairs, 4 reward models", "beta": "few noisy pairs, larger β",
-}  # fmt: skip
-COLOURS = {"few": "#c92a2a", "clean": "#2b8a3e", "many": "#1864ab", "beta": "#e8590c", "ensemble": "#5f3dc4"}
 PICKING, OPTIMISING = ("few", "clean", "many", "ensemble"), ("few", "beta")  # ways of best of n, and of PPO
 SAMPLING = dict(max_new_tokens=32, temperature=1.0, batch_size=128)
 
@@ -284,58 +273,6 @@ def run_all(bench: Bench, seeds: list[int], num_workers: int) -> None:
         list(pool.map(bench.train_reward_model, models))
         list(pool.map(bench.best_of_n, *zip(*picking, strict=True)))
         list(pool.map(bench.ppo, *zip(*optimising, strict=True)))
-
-
-# -------------------------------------------------------------------------------------------------------- what it says
-
-
-def mean_curve(curves: list[list[dict]], name: str) -> list[float]:
-    return np.mean([[m[name] for m in curve] for curve in curves], axis=0).tolist()
-
-
-def summary(curves: list[list[dict]], law: Literal["best_of_n", "rl"]) -> dict:
-    """Of one way: where the gold peaks (of the mean over seeds, and of each), what is left at the end, Gao's fit."""
-    means = {name: mean_curve(curves, name) for name in ("kl", "gold", "proxy", "falsely_confident")}
-    best, gold = int(np.argmax(means["gold"])), means["gold"]
-    fit = fit_gold_curve(means["kl"], [g - gold[0] for g in gold], law)
-    tops = [max(curve, key=lambda m: m["gold"]) for curve in curves]
-
-    def at(i: int) -> dict:
-        point = {name: round(values[i], 3) for name, values in means.items() if name != "kl"}
-        return {"d": round(means["kl"][i] ** 0.5, 2), **point}
-
-    return {
-        "start": at(0),
-        "peak": at(best),
-        "end": at(-1),
-        "peak_d_of_each_seed": [round(top["kl"] ** 0.5, 2) for top in tops],
-        "gained_at_peak": [round(top["gold"] - curve[0]["gold"], 2) for top, curve in zip(tops, curves, strict=True)],
-        "lost_since_peak": [
-            round(top["gold"] - curve[-1]["gold"], 2) for top, curve in zip(tops, curves, strict=True)
-        ],
-        "fit": {"alpha": round(fit.alpha, 3), "beta": round(fit.beta, 3), "r2": round(fit.r2, 3)},
-        "fitted_peak_d": round(fit.peak_kl**0.5, 2) if math.isfinite(fit.peak_kl) else None,
-    }
-
-
-def draw(curves: dict[str, dict[str, list[list[dict]]]], path: Path) -> None:
-    """A row for best of n and one for PPO; thin lines are seeds, a dot is where the mean of the gold peaks."""
-    labels = {"gold": "gold reward", "proxy": "proxy, deviations", "falsely_confident": "share falsely confident"}
-    figure, rows = pyplot.subplots(2, 3, figsize=(15, 8), layout="constrained")
-    for row, (method, by_way) in zip(rows, curves.items(), strict=True):
-        for panel, (name, label) in zip(row, labels.items(), strict=True):
-            for way, own in by_way.items():
-                for curve in own:
-                    d = [m["kl"] ** 0.5 for m in curve]
-                    panel.plot(d, [m[name] for m in curve], color=COLOURS[way], alpha=0.2, linewidth=0.8)
-                d, mean = [kl**0.5 for kl in mean_curve(own, "kl")], mean_curve(own, name)
-                panel.plot(d, mean, color=COLOURS[way], linewidth=2.2, label=TITLES[way])
-                if name == "gold":
-                    best = int(np.argmax(mean))
-                    panel.plot(d[best], mean[best], "o", color=COLOURS[way], markersize=7)
-            panel.set(xlabel="√KL from the SFT model, nats", ylabel=label, title=f"{method}: {label}")
-        row[0].legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=110, facecolor="white")
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -149,16 +150,22 @@ def rounded(values) -> list[float]:
     return [round(float(value), 4) for value in values]
 
 
-def measure(path: str, seed: int) -> dict:
-    """A seed's part; the one that is there, if it is of these weights and settings."""
-    file, about = PARTS / f"seed_{seed}.json", {"weights": model_hash(load(path)[0]), "settings": SETTINGS}
-    kept = read_json(file) if file.is_file() else {}
-    if {name: kept.get(name) for name in about} == about:
-        return kept
-    start = time.monotonic()
-    part = {**about, "seed": seed, **measure_tuning(path, seed), **measure_shots(path, seed)}
-    write_json(file, {**part, "minutes": round((time.monotonic() - start) / 60, 1), **machine()})
+def kept(file: Path, path: str, settings: list, make: Callable[[], dict]) -> dict:
+    """A seed's part: the one in the file, if it is of these weights and settings, or else what `make` returns."""
+    about = {"weights": model_hash(load(path)[0]), "settings": settings}
+    found = read_json(file) if file.is_file() else {}
+    if {name: found.get(name) for name in about} != about:
+        start = time.monotonic()
+        part = {**about, **make()}
+        write_json(file, {**part, "minutes": round((time.monotonic() - start) / 60, 1), **machine()})
     return read_json(file)
+
+
+def measure(path: str, seed: int) -> dict:
+    def make() -> dict:
+        return {"seed": seed, **measure_tuning(path, seed), **measure_shots(path, seed)}
+
+    return kept(PARTS / f"seed_{seed}.json", path, SETTINGS, make)
 
 
 def machine() -> dict:
