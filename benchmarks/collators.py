@@ -2,8 +2,8 @@
 
     python benchmarks/collators.py
 
-- span corruption, 128 × 568 → 512 / 114, against the scalar algorithm (benchmarks/references);
-- the cost of a token from 8 to 1,024 rows, and what of it is the batch's;
+- span corruption, 128 × 568 → 512 / 114, against the scalar algorithm (benchmarks/references), and the cost of a token
+  from 8 to 1,024 rows: compiled (hfcourse[speed]), and in numpy alone;
 - masked LM, 128 × 512 dict rows, by token and by whole word, against transformers' DataCollatorForLanguageModeling.
 
 The last line is the result as JSON; benchmarks/collators.json is that of the last committed run.
@@ -14,6 +14,8 @@ import os
 import platform
 import statistics
 import sys
+from importlib.metadata import version
+from unittest import mock
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -24,6 +26,7 @@ from references.paired import median_ratio, paired_rounds
 from tokenizers import Tokenizer, models
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast, T5Tokenizer
 
+import hfcourse.collators.span_corruption
 from hfcourse.collators import DataCollatorForMaskedLM, DataCollatorForSpanCorruption
 
 ROWS, VOCAB_SIZE = 128, 32_000
@@ -33,6 +36,10 @@ def settle_allocator() -> None:
     # After its first large block is freed, glibc keeps freed memory instead of handing it back at every call: the
     # state of every process that trains. Without it some of these functions would mostly measure page faults.
     del [np.ones(2**21)][0]
+
+
+def without_numba() -> None:
+    """In the place of `span_corruption.compiled`."""
 
 
 def span_corruption() -> dict:
@@ -57,7 +64,6 @@ def span_corruption() -> dict:
         "ratio_to_scalar": median_ratio(times["scalar"], times["rows"]),
         **{f"mtok_per_s_{name}": million_tokens / statistics.median(t) for name, t in times.items()},
         "ns_per_token_by_rows": cost_by_rows(collator, tokens),
-        "fixed_cost": fixed_cost(collator, tokens),
     }
 
 
@@ -65,23 +71,6 @@ def cost_by_rows(collator: DataCollatorForSpanCorruption, tokens: np.ndarray) ->
     batches = {n: np.tile(tokens, (-(-n // ROWS), 1))[:n] for n in (8, 32, 128, 512, 1024)}
     times = paired_rounds({n: lambda batch=batch: collator(batch) for n, batch in batches.items()})
     return {n: 1e9 * statistics.median(t) / batches[n].size for n, t in times.items()}
-
-
-def fixed_cost(collator: DataCollatorForSpanCorruption, tokens: np.ndarray) -> dict[str, float]:
-    """Microseconds of a batch before its first token, and of the smallest of the calls that they are made of."""
-    eight, ones = tokens[:8], np.ones(8, dtype=np.int64)
-    times = paired_rounds(
-        {
-            "8": lambda: collator(eight),
-            "128": lambda: collator(tokens),
-            "adds": lambda: [ones + ones for _ in range(100)],
-        }
-    )
-    medians = {name: 1e6 * statistics.median(t) for name, t in times.items()}
-    return {
-        "us_a_batch": medians["8"] - (medians["128"] - medians["8"]) * 8 / (ROWS - 8),
-        "us_a_numpy_add_of_8": medians["adds"] / 100,
-    }
 
 
 def word_piece() -> PreTrainedTokenizerFast:
@@ -134,8 +123,12 @@ def rounded(value):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     settle_allocator()
-    results = {"span_corruption": span_corruption(), "masked_lm": masked_lm()}
-    versions = f"Python {platform.python_version()}, numpy {np.__version__}, torch {torch.__version__}"
+    results = {"span_corruption": span_corruption()}
+    with mock.patch.object(hfcourse.collators.span_corruption, "compiled", without_numba):
+        results["span_corruption_in_numpy"] = span_corruption()
+    results["masked_lm"] = masked_lm()
+    packages = ", ".join(f"{name} {version(name)}" for name in ("numpy", "numba", "torch"))
+    versions = f"Python {platform.python_version()}, {packages}"
     results["machine"] = f"{platform.machine()}, one thread, {versions}"
     for name, values in results.items():
         print(name, json.dumps(rounded(values)), file=sys.stderr)

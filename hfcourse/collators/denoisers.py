@@ -11,13 +11,12 @@ from hfcourse.collators.noise import (
     max_prefix_noise,
     noise_counts,
     prefix_noise,
-    random_spans,
     raw_length_for,
 )
 from hfcourse.collators.randomness import RowKeys, uniform
 from hfcourse.collators.rows import Rows, column, matrix
 from hfcourse.collators.sentinels import sentinel_ids
-from hfcourse.collators.span_corruption import corrupt_spans, padded_pairs, reconstruct_row, special_id
+from hfcourse.collators.span_corruption import corrupt, padded_pairs, reconstruct_row, special_id
 from hfcourse.errors import InputError
 
 CHOICE = 2  # stream of random numbers
@@ -121,8 +120,7 @@ class DataCollatorForMixtureOfDenoisers:
             inputs, targets = (_append(flat, lengths, self.eos_token_id) for flat, lengths in sides)
         else:
             noise, spans = _counts(denoiser, self.raw_length)
-            kept, hidden = random_spans(keys, self.raw_length, noise, spans)
-            sides = corrupt_spans(tokens, kept, hidden, self.sentinels[:spans], self.eos_token_id)
+            sides = corrupt(tokens, keys, noise, spans, self.sentinels[:spans], self.eos_token_id)
             inputs, targets = ((side.ravel(), np.full(len(side), side.shape[1])) for side in sides)
         if mode_id is not None:
             inputs = _prepend(*inputs, mode_id)

@@ -61,10 +61,9 @@ def random_spans(
     """
     # A composition is a choice of gaps between neighbours. That of the kept tokens follows on that of the noise, so
     # that either step is one call for both: in a small batch calls cost more than tokens.
-    kept, parts = raw_length - noise + 2 * free_ends, spans + free_ends
-    dtype = np.uint32 if max(kept, noise) <= MAX_COLUMNS_OF_UINT32 else np.uint64
-    bits = numbered(random_bits(keys, noise - 1 + kept - 1, NOISE, dtype), _gaps(noise, kept, dtype))
-    is_cut = np.ones((len(keys), noise + kept + 1), dtype=bool)
+    gaps, parts = gap_numbers(raw_length, noise, free_ends), spans + free_ends
+    bits = numbered(random_bits(keys, len(gaps), NOISE, gaps.dtype), gaps)
+    is_cut = np.ones((len(keys), len(gaps) + 3), dtype=bool)
     is_cut[:, 1:noise] = smallest(bits[:, : noise - 1], spans - 1)
     is_cut[:, noise + 1 : -1] = smallest(bits[:, noise - 1 :], parts - 1)
     cuts = is_cut.ravel().nonzero()[0].reshape(len(keys), spans + parts + 1)
@@ -75,8 +74,10 @@ def random_spans(
 
 
 @lru_cache(maxsize=64)
-def _gaps(noise: int, kept: int, dtype: type) -> np.ndarray:
-    """(N - 1 + M - 1,): the number of each gap among the noise, then among what is kept."""
+def gap_numbers(raw_length: int, noise: int, free_ends: bool = False) -> np.ndarray:
+    """(N - 1 + M - 1,) or, with free ends, 2 more: the number of each gap among the noise, then among what is kept."""
+    kept = raw_length - noise + 2 * free_ends
+    dtype = np.uint32 if max(kept, noise) <= MAX_COLUMNS_OF_UINT32 else np.uint64
     return np.concatenate([np.arange(noise - 1), np.arange(kept - 1)]).astype(dtype)
 
 

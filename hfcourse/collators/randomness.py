@@ -75,7 +75,7 @@ def random_bits(keys: np.ndarray, count: int, stream: int, dtype=np.uint32) -> n
         stream: one number for each purpose, so that a row's draws for different purposes have nothing in common.
     """
     per_word = 8 // np.dtype(dtype).itemsize
-    return mix(keys[:, None] + _steps(stream, -(-count // per_word))).view(dtype)[:, :count]
+    return mix(keys[:, None] + stream_steps(stream, -(-count // per_word))).view(dtype)[:, :count]
 
 
 def random_bits_at(keys: np.ndarray, places: np.ndarray, stream: int) -> np.ndarray:
@@ -84,11 +84,11 @@ def random_bits_at(keys: np.ndarray, places: np.ndarray, stream: int) -> np.ndar
     Args:
         keys: (n,) uint64. places: (n,) integers.
     """
-    return mix(keys + (places.astype(np.uint64) * GOLDEN + _steps(stream, 1)))
+    return mix(keys + (places.astype(np.uint64) * GOLDEN + stream_steps(stream, 1)))
 
 
 @lru_cache(maxsize=256)
-def _steps(stream: int, count: int) -> np.ndarray:
+def stream_steps(stream: int, count: int) -> np.ndarray:
     """(count,) uint64: where the stream begins, and GOLDEN further at each step."""
     return mix(np.full(1, stream, dtype=np.uint64) * MIXERS[0]) + np.arange(1, count + 1, dtype=np.uint64) * GOLDEN
 

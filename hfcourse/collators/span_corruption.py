@@ -1,18 +1,23 @@
 """Span corruption, T5's pretraining task: spans of a text become sentinels, and the model writes what they hide."""
 
+from collections.abc import Callable
+from functools import cache
+
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from hfcourse.collators.noise import (
+    NOISE,
     corrupted_lengths,
+    gap_numbers,
     iid_noise,
     noise_counts,
     random_spans,
     raw_length_for,
     regular_noise,
 )
-from hfcourse.collators.randomness import RowKeys
+from hfcourse.collators.randomness import RowKeys, stream_steps
 from hfcourse.collators.rows import Rows, column, matrix
 from hfcourse.collators.sentinels import sentinel_ids
 from hfcourse.errors import InputError
@@ -114,18 +119,12 @@ class DataCollatorForSpanCorruption:
             )
         keys = self.keys.of(tokens)
         if self.noise == "spans":
-            # Some rows at a time: what is in the cache costs the same however large the batch is.
-            step = max(1, TOKENS_AT_ONCE // self.raw_length)
-            parts = [self._corrupt(tokens[i : i + step], keys[i : i + step]) for i in range(0, len(tokens), step)]
-            sides = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
-            return dict(zip(("input_ids", "labels"), map(torch.from_numpy, sides), strict=True))
+            counts = self.num_noise_tokens, self.num_noise_spans
+            inputs, targets = corrupt(tokens, keys, *counts, self.sentinels, self.eos_token_id, self.free_ends)
+            return {"input_ids": torch.from_numpy(inputs), "labels": torch.from_numpy(targets)}
         mask = LAWS[self.noise](keys, self.raw_length, self.noise_density)
         corrupted = corrupt_mask(tokens, mask, self.sentinels, self.eos_token_id)
         return padded_pairs(*corrupted, self.input_length, self.target_length, self.pad_token_id)
-
-    def _corrupt(self, tokens: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        spans = random_spans(keys, self.raw_length, self.num_noise_tokens, self.num_noise_spans, self.free_ends)
-        return corrupt_spans(tokens, *spans, self.sentinels, self.eos_token_id)
 
     def reconstruct(self, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The inverse: (B, raw_length) raw tokens of a batch that this collator has made, exactly.
@@ -145,6 +144,44 @@ def special_id(tokenizer: PreTrainedTokenizerBase, name: str) -> int:
     if token_id is None:
         raise InputError(f"{name}: the tokenizer has none; set tokenizer.{name}")
     return token_id
+
+
+def corrupt(
+    tokens: np.ndarray,
+    keys: np.ndarray,
+    noise: int,
+    spans: int,
+    sentinels: np.ndarray,
+    eos: int,
+    free_ends: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs (B, M+k+1) and targets (B, N+k+1) of tokens (B, L), of which N in k random spans are noise.
+
+    Row by row where numba is installed, else all rows at once ([`random_spans`], then [`corrupt_spans`]): the same
+    bytes, and the first costs a batch of 8 rows less than half.
+    """
+    length = tokens.shape[1]
+    if (corrupt_rows := compiled()) is not None:
+        gaps = gap_numbers(length, noise, free_ends)
+        steps = stream_steps(NOISE, -(-gaps.nbytes // 8))
+        return corrupt_rows(tokens, keys, steps, gaps, noise, spans, sentinels, eos)
+    # Some rows at a time: what is in the cache costs the same however large the batch is.
+    at_once = max(1, TOKENS_AT_ONCE // length)
+    parts = []
+    for i in range(0, len(tokens), at_once):
+        lengths = random_spans(keys[i : i + at_once], length, noise, spans, free_ends)
+        parts.append(corrupt_spans(tokens[i : i + at_once], *lengths, sentinels, eos))
+    return parts[0] if len(parts) == 1 else tuple(map(np.concatenate, zip(*parts, strict=True)))
+
+
+@cache
+def compiled() -> Callable | None:
+    """`compiled_spans.corrupt_rows`; None without numba, with a numpy that it refuses, or no folder for its cache."""
+    try:
+        from hfcourse.collators.compiled_spans import corrupt_rows
+    except (ImportError, RuntimeError):
+        return None
+    return corrupt_rows
 
 
 def corrupt_spans(

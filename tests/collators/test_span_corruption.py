@@ -1,8 +1,10 @@
 """T5's law, its lengths, and the way back: each test names a mistake that somebody has made."""
 
 import math
+import sys
 from collections import Counter
 from itertools import product
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Tokenizer
 
 from benchmarks.references import scalar_span_corruption as scalar
-from hfcourse.collators import DataCollatorForSpanCorruption
+from hfcourse.collators import DataCollatorForSpanCorruption, span_corruption
 from hfcourse.collators.noise import corrupted_lengths, noise_counts, random_spans, raw_length_for, spans_to_mask
 from hfcourse.collators.sentinels import sentinel_ids
 from hfcourse.collators.span_corruption import corrupt_mask, corrupt_spans
@@ -135,6 +137,46 @@ def test_given_the_mask_it_is_the_scalar_algorithm(length, r, mu, free_ends):
         expected = scalar.apply_mask(tokens, mask, sentinels, EOS)
         np.testing.assert_array_equal(inputs, expected["input_ids"])
         np.testing.assert_array_equal(targets, expected["labels"])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.one_of(st.integers(2, 90), st.sampled_from([1200, 1500])),
+    st.sampled_from([0.05, 0.15, 0.5, 0.8]),
+    st.sampled_from([1.0, 3.0, 8.0]),
+    st.booleans(),
+    st.sampled_from(["uint16", "int64"]),
+)
+def test_compiled_it_is_the_same_to_the_bit(length, r, mu, free_ends, dtype):
+    """With numba a row at a time, without it the batch at once; gaps of more than 1,024 numbers need 64 bits."""
+    noise, spans = noise_counts(length, r, mu)
+    tokens = np.random.default_rng(length).integers(0, 900, (5, length)).astype(dtype)
+    arguments = tokens, keys(5, length), noise, spans, np.arange(3000, 3000 - spans, -1), EOS, free_ends
+    with mock.patch.object(span_corruption, "compiled", return_value=None):
+        expected = span_corruption.corrupt(*arguments)
+    assert span_corruption.compiled() is not None
+    for side, expected_side in zip(span_corruption.corrupt(*arguments), expected, strict=True):
+        assert side.dtype == expected_side.dtype == np.int64
+        np.testing.assert_array_equal(side, expected_side)
+
+
+def test_numba_is_not_needed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.delitem(sys.modules, "hfcourse.collators.compiled_spans", raising=False)
+    assert span_corruption.compiled.__wrapped__() is None
+
+
+def test_in_numpy_large_batches_are_the_same_as_small_ones(monkeypatch):
+    """They are taken some rows at a time."""
+    monkeypatch.setattr(span_corruption, "compiled", lambda: None)
+    monkeypatch.setattr(span_corruption, "TOKENS_AT_ONCE", 4 * 70)
+    tokens = np.random.default_rng(0).integers(0, 900, (11, 70))
+    sentinels = np.arange(1499, 1496, -1)
+    whole = span_corruption.corrupt(tokens, keys(11), 10, 3, sentinels, EOS)
+    for row in range(11):
+        alone = span_corruption.corrupt(tokens[row : row + 1], keys(11)[row : row + 1], 10, 3, sentinels, EOS)
+        for side, of_whole in zip(alone, whole, strict=True):
+            np.testing.assert_array_equal(side[0], of_whole[row])
 
 
 def test_by_hand():
