@@ -1,19 +1,20 @@
 """Reward hacking, drawn: best of n and PPO against imperfect reward models, beside the world's gold.
 
-    python benchmarks/reward_hacking.py                                   # makes its SFT model by the demo's stages
-    python benchmarks/reward_hacking.py --sft 'runs/demo_{seed}/sft' --num_workers 16        # one SFT model a seed
+    python benchmarks/reward_hacking.py --num_workers 2                   # makes its SFT models by the demo's stages
+    python benchmarks/reward_hacking.py --sft 'runs/demo_{seed}/sft' --num_workers 16
 
 Proxies of what is meant, learnt from pairs of the SFT model's answers:
 
-    few          200 pairs, judged by the gold with noise: a is preferred to b with probability σ((a - b) / 1.5)
-    clean        200 pairs, judged truly
-    many         2400 pairs, judged with noise
+    few          400 pairs, judged by the gold with noise: a is preferred to b with probability σ((a - b) / 1.5)
+    clean        the same 400 pairs, judged truly
+    many         these and 4,400 more, judged with noise
     ensemble     few, four reward models that began differently; an answer is worth what the least pleased gives
 
-Best of n under each of them, whose KL is known exactly; and PPO against the few, with a small and with ten times the
-β. Every reward is scaled to deviation 1 on answers of the SFT model, so that one β means one thing. Of each kind there
-are four reward models, for they differ: the curve of best of n is their mean, PPO takes the first. What is finished is
-kept in `--folder` and not done again. Prints one line of JSON; writes reward_hacking.json and .png beside this file.
+Best of n under each of them, whose KL is known exactly; and PPO against the few, with a small and with 25 times the
+β. Every reward is scaled to deviation 1 on answers of the SFT model, so that one β means one thing. What 400 labels
+teach is luck: there are six sets of them, each with a reward model of a kind (of few, four), and the curve of a kind
+is the mean over the sets; that of PPO is the mean of three runs, each against another set's. What is finished is kept
+in `--folder` and not done again. Prints one line of JSON; writes reward_hacking.json and .png beside this file.
 """
 
 import argparse
@@ -24,10 +25,10 @@ import os
 import random
 import statistics
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 os.environ.update(
@@ -54,25 +55,33 @@ from hfcourse.pipeline.stages import run_stages
 from hfcourse.world import false_confidence, gold_reward
 
 HERE = Path(__file__).parent
-SEEDS, NUM_LABELLED, HELD_OUT, MEMBERS = (0, 1, 2), 2600, 256, 4
+SEEDS, NUM_LABELLED, HELD_OUT = (3, 4, 5), 6000, 1024  # 0, 1, 2 are those on which the design was settled
+SETS, MEMBERS, PPO_SETS = 6, 4, 3
 PROMPTS, DRAWS = 64, 128  # of best of n
 UPDATES_A_ROLLOUT = 8  # 2 epochs of 4
 PICKING, OPTIMISING = ("few", "clean", "many", "ensemble"), ("few", "beta")  # ways of best of n, and of PPO
-SAMPLING = dict(max_new_tokens=32, temperature=1.0, batch_size=128)
+MAX_NEW_TOKENS = 48  # nearly every answer ends: what a reward model says of one that is cut off is no judgement
+SAMPLING = dict(max_new_tokens=MAX_NEW_TOKENS, temperature=1.0, batch_size=256)
 
 
 @dataclass(frozen=True)
 class Settings:
     """What the figure depends on; each is a flag."""
 
-    few: int = 200
-    many: int = 2400
+    few: int = 400
+    many: int = 4800
     noise: float = 1.5
     beta: float = 0.02
-    beta_factor: float = 10.0
+    beta_factor: float = 25.0
     learning_rate: float = 1e-4
     rollouts: int = 16
     measured_every: int = 1
+
+
+def make_sft(folder: Path, seed: int) -> None:
+    """The demo's first stages, in a folder of the seed's own."""
+    root = folder / f"life-{seed}"
+    run_stages(life(root, HERE.parent / "recipes", seed)[:3], root)
 
 
 def world_rows(split: str, count: int) -> list[dict]:
@@ -103,7 +112,7 @@ def drawn_pairs(sft: str, seed: int) -> list[dict]:
     return pairs
 
 
-def judged(pairs: list[dict], noise: float, seed: int) -> list[dict]:
+def judged(pairs: list[dict], noise: float, seed: str) -> list[dict]:
     """Preferences: a over b with probability σ((gold_a - gold_b) / noise); without noise ties do not count."""
     rng, preferences = random.Random(f"judge/{seed}"), []
     for pair in pairs:
@@ -138,8 +147,8 @@ def train_reward_model(sft: str, pairs: list[dict], folder: Path, seed: int) -> 
     if (folder / "model.safetensors").is_file():
         return
     args = RewardConfig(
-        str(folder), num_train_epochs=4 if len(pairs) < 1000 else 2, per_device_train_batch_size=16, seed=seed,
-        learning_rate=2e-4, lr_scheduler_type="cosine", center_rewards_coefficient=0.01, use_cpu=True, bf16=False,
+        str(folder), num_train_epochs=4 if len(pairs) < 1000 else 3, per_device_train_batch_size=16, seed=seed,
+        learning_rate=5e-4, lr_scheduler_type="cosine", center_rewards_coefficient=0.01, use_cpu=True, bf16=False,
         save_strategy="no", disable_tqdm=True, logging_steps=10**6,
     )  # fmt: skip
     torch.manual_seed(seed)
@@ -150,23 +159,22 @@ def train_reward_model(sft: str, pairs: list[dict], folder: Path, seed: int) -> 
 
 
 class Proxy:
-    """What is optimised: the least of its reward models, in deviations on answers of the SFT model."""
+    """What PPO optimises: a reward model, in deviations on answers of the SFT model."""
 
     __name__ = "proxy"
 
-    def __init__(self, folders: list[str], answers: dict[str, list]):
-        self.rewards, self.mean, self.deviation = RewardEnsemble(folders, "min"), 0.0, 1.0
-        rewards = self(**answers)
-        self.mean, self.deviation = statistics.fmean(rewards), statistics.pstdev(rewards)
-        self.of_answers = [(reward - self.mean) / self.deviation for reward in rewards]
+    def __init__(self, folder: str, rewards_of_answers: list[float]):
+        self.reward = RewardEnsemble([folder])
+        self.mean, self.deviation = statistics.fmean(rewards_of_answers), statistics.pstdev(rewards_of_answers)
 
     def __call__(self, prompts, completions, completion_ids, **columns) -> list[float]:
-        rewards = self.rewards(prompts, completions, completion_ids)
-        return [(reward - self.mean) / self.deviation for reward in rewards]
+        return [(reward - self.mean) / self.deviation for reward in self.reward(prompts, completions, completion_ids)]
 
 
-def best_of_n(proxy_rewards: list[float], drawn: dict) -> list[dict]:
+def best_of_n(rewards: list[float], drawn: dict) -> list[dict]:
     """Means of proxy, gold and false confidence where the proxy picks one of n answers, over the prompts."""
+    mean_reward, deviation = statistics.fmean(rewards), statistics.pstdev(rewards)
+    proxy_rewards = [(reward - mean_reward) / deviation for reward in rewards]
     values = {"proxy": proxy_rewards, "gold": drawn["gold"], "falsely_confident": drawn["falsely_confident"]}
     rows = range(0, len(proxy_rewards), DRAWS)
 
@@ -196,49 +204,51 @@ class Bench:
         make = {"pairs": drawn_pairs, "drawn": drawn_answers}[kind]
         return kept(self.folder / f"{kind}-{seed}.json", lambda: make(self.sft.format(seed=seed), seed))
 
-    def reward_models(self, way: str, seed: int) -> list[Path]:
-        kind = {"ensemble": "few", "beta": "few"}.get(way, way)
-        return [self.folder / f"reward-{kind}{i}-{seed}" for i in range(MEMBERS)]
+    def reward_model(self, kind: str, number: int, member: int, seed: int) -> Path:
+        """Folder of what one set of labels taught one reward model."""
+        return self.folder / f"reward-{kind}-{number}-{member}-{seed}"
 
-    def proxies(self, way: str, seed: int) -> Iterator[Proxy]:
-        """One of each reward model, or one of all of them."""
-        folders = list(map(str, self.reward_models(way, seed)))
-        for members in [folders] if way == "ensemble" else [[folder] for folder in folders]:
-            yield Proxy(members, self.answers("drawn", seed)["asked"])
+    def train_reward_model(self, kind: str, number: int, member: int, seed: int) -> None:
+        count = self.settings.many if kind == "many" else self.settings.few
+        first = number * self.settings.few
+        pairs = self.answers("pairs", seed)
+        own = (pairs[first:] + pairs[:first])[:count]
+        preferences = judged(own, 0.0 if kind == "clean" else self.settings.noise, f"{number}/{seed}")
+        folder = self.reward_model(kind, number, member, seed)
+        train_reward_model(self.sft.format(seed=seed), preferences, folder, 100 * seed + 10 * member + number)
 
-    def train_reward_model(self, folder: Path) -> None:
-        _, name, seed = folder.name.split("-")
-        kind, member, seed = name[:-1], int(name[-1]), int(seed)
-        noise = 0.0 if kind == "clean" else self.settings.noise
-        pairs = judged(self.answers("pairs", seed), noise, seed)
-        pairs = pairs[: self.settings.many if kind == "many" else self.settings.few]
-        train_reward_model(self.sft.format(seed=seed), pairs, folder, 100 * seed + member)
+    def rewards(self, kind: str, number: int, member: int, seed: int) -> list[float]:
+        """What the reward model gives the SFT model's answers; trains it where it is missing."""
+        folder = self.reward_model(kind, number, member, seed)
 
-    def path(self, method: str, way: str, seed: int) -> Path:
-        return self.folder / f"{method}-{way}-{seed}.json"
+        def score() -> list[float]:
+            self.train_reward_model(kind, number, member, seed)
+            return RewardEnsemble([str(folder)])(**self.answers("drawn", seed)["asked"])
+
+        return kept(folder.with_suffix(".json"), score)
 
     def best_of_n(self, way: str, seed: int) -> list[dict]:
         """The mean curve of the way's proxies."""
-        return kept(self.path("best_of_n", way, seed), lambda: self._best_of_n(way, seed))
+        drawn, curves = self.answers("drawn", seed), []
+        for number in range(SETS):
+            kind, members = ("few", MEMBERS) if way in ("few", "ensemble") else (way, 1)
+            rewards = [self.rewards(kind, number, member, seed) for member in range(members)]
+            proxies = [list(map(min, zip(*rewards, strict=True)))] if way == "ensemble" else rewards
+            curves += [best_of_n(proxy, drawn) for proxy in proxies]
+        return mean_of(curves)
 
-    def _best_of_n(self, way: str, seed: int) -> list[dict]:
-        drawn = self.answers("drawn", seed)
-        curves = [best_of_n(proxy.of_answers, drawn) for proxy in self.proxies(way, seed)]
-        return [
-            {name: statistics.fmean(p[name] for p in same_n) for name in same_n[0]}
-            for same_n in zip(*curves, strict=True)
-        ]
+    def ppo(self, way: str, number: int, seed: int) -> dict:
+        """The measurements of a run against a reward model of few pairs, and whether it warned."""
+        return kept(self.folder / f"ppo-{way}-{number}-{seed}.json", lambda: self._ppo(way, number, seed))
 
-    def ppo(self, way: str, seed: int) -> dict:
-        """The measurements of a run against the first of the way's proxies, and whether it warned."""
-        return kept(self.path("ppo", way, seed), lambda: self._ppo(way, seed))
-
-    def _ppo(self, way: str, seed: int) -> dict:
-        sft, proxy = self.sft.format(seed=seed), next(self.proxies(way, seed))
+    def _ppo(self, way: str, number: int, seed: int) -> dict:
+        sft = self.sft.format(seed=seed)
+        proxy = Proxy(str(self.reward_model("few", number, 0, seed)), self.rewards("few", number, 0, seed))
         args = PPOConfig(
-            str(self.folder / "output"), seed=seed, use_cpu=True, bf16=False, disable_tqdm=True, save_strategy="no",
-            per_device_train_batch_size=64, steps_per_generation=4, num_iterations=2, max_completion_length=32,
-            learning_rate=self.settings.learning_rate, lr_scheduler_type="constant", vf_coef=0.5,
+            str(self.folder / "output"), use_cpu=True, bf16=False, disable_tqdm=True, save_strategy="no",
+            per_device_train_batch_size=64, steps_per_generation=4, num_iterations=2, seed=100 * seed + number,
+            max_completion_length=MAX_NEW_TOKENS, lr_scheduler_type="constant", vf_coef=0.5,
+            learning_rate=self.settings.learning_rate,
             beta=self.settings.beta * (self.settings.beta_factor if way == "beta" else 1.0),
             max_steps=self.settings.rollouts * UPDATES_A_ROLLOUT, logging_steps=10**6,
         )  # fmt: skip
@@ -255,30 +265,40 @@ class Bench:
         trainer.add_callback(callback)
         trainer.train()
         last = callback.history[-1]
-        print(way, seed, {name: round(last[name], 2) for name in ("kl", "proxy", "gold")}, file=sys.stderr, flush=True)
+        end = {name: round(last[name], 2) for name in ("kl", "proxy", "gold")}
+        print(way, number, seed, end, file=sys.stderr, flush=True)
         return {
             "history": [{name: x for name, x in m.items() if name != "golds"} for m in callback.history],
             "warned": callback.has_warned,
         }
 
 
-def run_all(bench: Bench, seeds: list[int], num_workers: int) -> None:
+def mean_of(curves: list[list[dict]]) -> list[dict]:
+    """The mean over curves, measurement by measurement."""
+    return [{name: statistics.fmean(m[name] for m in same) for name in same[0]} for same in zip(*curves, strict=True)]
+
+
+def run_all(bench: Bench, seeds: list[int], num_workers: int, with_sft: bool) -> None:
     """Make whatever `bench.folder` does not hold; `num_workers` processes of one thread each."""
+    sets, optimised = range(SETS), range(PPO_SETS)
+    few = list(product(["few"], sets, range(MEMBERS), seeds))
+    others = list(product(["clean", "many"], sets, [0], seeds))
+    jobs = [
+        *([(make_sft, list(product([bench.folder], seeds)))] if with_sft else []),
+        (bench.answers, list(product(("pairs", "drawn"), seeds))),
+        (bench.rewards, few + others),
+        (bench.ppo, list(product(OPTIMISING, optimised, seeds))),
+    ]
     spawn = multiprocessing.get_context("spawn")
-    picking, optimising = ([(way, seed) for way in ways for seed in seeds] for ways in (PICKING, OPTIMISING))
-    kinds = [(kind, seed) for kind in ("pairs", "drawn") for seed in seeds]
-    models = dict.fromkeys(folder for run in picking for folder in bench.reward_models(*run))
     with ProcessPoolExecutor(num_workers, spawn, partial(torch.set_num_threads, 1)) as pool:
-        list(pool.map(bench.answers, *zip(*kinds, strict=True)))
-        list(pool.map(bench.train_reward_model, models))
-        list(pool.map(bench.best_of_n, *zip(*picking, strict=True)))
-        list(pool.map(bench.ppo, *zip(*optimising, strict=True)))
+        for function, arguments in jobs:
+            list(pool.map(function, *zip(*arguments, strict=True)))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--sft", help="An SFT model of the world; {seed} is filled in. Made by the demo's stages if not given."
+        "--sft", help="SFT models of the world; {seed} is filled in. Made by the demo's stages if not given."
     )
     parser.add_argument("--folder", type=Path, default=HERE.parent / "runs" / "reward_hacking")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
@@ -290,15 +310,15 @@ def main() -> None:
     flags.folder.mkdir(parents=True, exist_ok=True)
     if kept(flags.folder / "settings.json", lambda: asdict(settings)) != asdict(settings):
         parser.error(f"{flags.folder} holds runs of other settings; give another --folder")
-    if flags.sft is None:
-        run_stages(life(flags.folder / "life", HERE.parent / "recipes")[:3], flags.folder / "life")
-    sft = flags.sft or str(flags.folder / "life" / "sft")
-    bench = Bench(sft, flags.folder, settings)
-    run_all(bench, flags.seeds, flags.num_workers)
-    runs = {way: [bench.ppo(way, seed) for seed in flags.seeds] for way in OPTIMISING}
+    bench = Bench(flags.sft or str(flags.folder / "life-{seed}" / "sft"), flags.folder, settings)
+    run_all(bench, flags.seeds, flags.num_workers, with_sft=flags.sft is None)
+    runs = {
+        way: [[bench.ppo(way, number, seed) for number in range(PPO_SETS)] for seed in flags.seeds]
+        for way in OPTIMISING
+    }
     curves = {
         "best of n": {way: [bench.best_of_n(way, seed) for seed in flags.seeds] for way in PICKING},
-        "PPO": {way: [run["history"] for run in own] for way, own in runs.items()},
+        "PPO": {way: [mean_of([run["history"] for run in own]) for own in of_seeds] for way, of_seeds in runs.items()},
     }
     result = {
         "benchmark": "reward_hacking",
@@ -308,9 +328,9 @@ def main() -> None:
             method: {way: summary(own, "rl" if method == "PPO" else "best_of_n") for way, own in by_way.items()}
             for method, by_way in curves.items()
         },
-        "warned": {way: sum(run["warned"] for run in own) for way, own in runs.items()},
+        "warned": {way: sum(run["warned"] for own in of_seeds for run in own) for way, of_seeds in runs.items()},
     }
-    if set(SEEDS) <= set(flags.seeds):
+    if tuple(flags.seeds) == SEEDS:
         Path(__file__).with_suffix(".json").write_text(json.dumps(result) + "\n", encoding="utf-8")
         draw(curves, Path(__file__).with_suffix(".png"))
     print(json.dumps(result))

@@ -1,9 +1,11 @@
-"""What runs of `reward_hacking.py` say: where the gold peaks, what is left of it, and all curves against √KL.
+"""What runs of `reward_hacking.py` say: where the gold peaks, what is left of it, and all curves.
 
-A curve is a list of measurements: {"kl", "gold", "proxy", "falsely_confident"}, the start first; a way has one a seed.
+A curve is a list of measurements: {"kl", "gold", "proxy", "falsely_confident"}, and "step" (of the optimizer) where it
+is of training, the start first; a way has one a seed.
 """
 
 import math
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -43,6 +45,7 @@ def summary(curves: list[list[dict]], law: Literal["best_of_n", "rl"]) -> dict:
         "peak": at(best),
         "end": at(-1),
         "peak_d_of_each_seed": [round(top["kl"] ** 0.5, 2) for top in tops],
+        **({"peak_step_of_each_seed": [round(top["step"]) for top in tops]} if law == "rl" else {}),
         "gained_at_peak": [round(top["gold"] - curve[0]["gold"], 2) for top, curve in zip(tops, curves, strict=True)],
         "lost_since_peak": [
             round(top["gold"] - curve[-1]["gold"], 2) for top, curve in zip(tops, curves, strict=True)
@@ -52,21 +55,35 @@ def summary(curves: list[list[dict]], law: Literal["best_of_n", "rl"]) -> dict:
     }
 
 
+# (method, what is drawn, against what), a row for each method.
+PANELS = (
+    (("best of n", "gold", "kl"), ("best of n", "proxy", "kl"), ("best of n", "falsely_confident", "kl")),
+    (("PPO", "gold", "kl"), ("PPO", "gold", "step"), ("PPO", "proxy", "step")),
+)
+LABELS = {
+    "gold": "gold reward", "proxy": "proxy, deviations", "falsely_confident": "share falsely confident",
+    "kl": "√KL from the SFT model, nats", "step": "updates",
+}  # fmt: skip
+
+
 def draw(curves: dict[str, dict[str, list[list[dict]]]], path: Path) -> None:
     """A row for best of n and one for PPO; thin lines are seeds, a dot is where the mean of the gold peaks."""
-    labels = {"gold": "gold reward", "proxy": "proxy, deviations", "falsely_confident": "share falsely confident"}
-    figure, rows = pyplot.subplots(2, 3, figsize=(15, 8), layout="constrained")
-    for row, (method, by_way) in zip(rows, curves.items(), strict=True):
-        for panel, (name, label) in zip(row, labels.items(), strict=True):
-            for way, own in by_way.items():
-                for curve in own:
-                    d = [m["kl"] ** 0.5 for m in curve]
-                    panel.plot(d, [m[name] for m in curve], color=COLOURS[way], alpha=0.2, linewidth=0.8)
-                d, mean = [kl**0.5 for kl in mean_curve(own, "kl")], mean_curve(own, name)
-                panel.plot(d, mean, color=COLOURS[way], linewidth=2.2, label=TITLES[way])
-                if name == "gold":
-                    best = int(np.argmax(mean))
-                    panel.plot(d[best], mean[best], "o", color=COLOURS[way], markersize=7)
-            panel.set(xlabel="√KL from the SFT model, nats", ylabel=label, title=f"{method}: {label}")
+    figure, rows = pyplot.subplots(len(PANELS), len(PANELS[0]), figsize=(15, 8), layout="constrained")
+    for panel, (method, name, against) in zip(rows.flat, chain(*PANELS), strict=True):
+        for way, own in curves[method].items():
+            for curve in own:
+                panel.plot(*_line([curve], against, name), color=COLOURS[way], alpha=0.2, linewidth=0.8)
+            x, y = _line(own, against, name)
+            panel.plot(x, y, color=COLOURS[way], linewidth=2.2, label=TITLES[way])
+            if name == "gold":
+                panel.plot(x[np.argmax(y)], np.max(y), "o", color=COLOURS[way], markersize=7)
+        panel.set(xlabel=LABELS[against], ylabel=LABELS[name], title=f"{method}: {LABELS[name]}")
+    for row in rows:
         row[0].legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=110, facecolor="white")
+
+
+def _line(curves: list[list[dict]], against: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """(x, y) of the mean curve."""
+    x, y = (np.array(mean_curve(curves, column)) for column in (against, name))
+    return (np.sqrt(x) if against == "kl" else x), y
