@@ -13,7 +13,7 @@ Proxies of what is meant, learnt from pairs of the SFT model's answers:
 Best of n under each of them, whose KL is known exactly; and PPO against the few, with a small and with 25 times the
 β. Every reward is scaled to deviation 1 on answers of the SFT model, so that one β means one thing. What 400 labels
 teach is luck: there are six sets of them, each with a reward model of a kind (of few, four), and the curve of a kind
-is the mean over the sets; that of PPO is the mean of three runs, each against another set's. What is finished is kept
+is the mean over the sets; that of PPO is the mean of two runs, each against another set's. What is finished is kept
 in `--folder` and not done again. Prints one line of JSON; writes reward_hacking.json and .png beside this file.
 """
 
@@ -56,7 +56,7 @@ from hfcourse.world import false_confidence, gold_reward
 
 HERE = Path(__file__).parent
 SEEDS, NUM_LABELLED, HELD_OUT = (3, 4, 5), 6000, 1024  # 0, 1, 2 are those on which the design was settled
-SETS, MEMBERS, PPO_SETS = 6, 4, 3
+SETS, MEMBERS, PPO_SETS = 6, 4, 2
 PROMPTS, DRAWS = 64, 128  # of best of n
 UPDATES_A_ROLLOUT = 8  # 2 epochs of 4
 PICKING, OPTIMISING = ("few", "clean", "many", "ensemble"), ("few", "beta")  # ways of best of n, and of PPO
