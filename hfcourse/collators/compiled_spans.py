@@ -36,9 +36,8 @@ def corrupt_rows(tokens, keys, steps, gaps, noise, spans, sentinels, eos):
             bits[i] = bits[i] & (HIGH_32 if bits.itemsize == 4 else HIGH_64) | gaps[i]
         _cut(bits[: noise - 1], hidden)
         _cut(bits[noise - 1 :], kept)
-        if free_ends:  # the first and the last part were one longer, for they may be empty
-            kept[0] -= 1
-            kept[-1] -= 1
+        if free_ends:
+            kept[0] -= 1  # it may be empty, as may the last, which is whatever is left
         _write(tokens[row], kept, hidden, sentinels, eos, inputs[row], targets[row])
     return inputs, targets
 
