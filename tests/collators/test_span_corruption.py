@@ -4,6 +4,7 @@ import math
 import sys
 from collections import Counter
 from itertools import product
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -15,7 +16,15 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Tokenizer
 
 from benchmarks.references import scalar_span_corruption as scalar
 from hfcourse.collators import DataCollatorForSpanCorruption, span_corruption
-from hfcourse.collators.noise import corrupted_lengths, noise_counts, random_spans, raw_length_for, spans_to_mask
+from hfcourse.collators.noise import (
+    corrupted_lengths,
+    gap_numbers,
+    noise_counts,
+    random_spans,
+    raw_length_for,
+    spans_to_mask,
+)
+from hfcourse.collators.randomness import HIGH_BITS
 from hfcourse.collators.sentinels import sentinel_ids
 from hfcourse.collators.span_corruption import corrupt_mask, corrupt_spans
 from hfcourse.errors import InputError
@@ -154,16 +163,27 @@ def test_compiled_it_is_the_same_to_the_bit(length, r, mu, free_ends, dtype):
     arguments = tokens, keys(5, length), noise, spans, np.arange(3000, 3000 - spans, -1), EOS, free_ends
     with mock.patch.object(span_corruption, "compiled", return_value=None):
         expected = span_corruption.corrupt(*arguments)
-    assert span_corruption.compiled() is not None
+    assert span_corruption.compiled().__name__ == "corrupt_rows"
     for side, expected_side in zip(span_corruption.corrupt(*arguments), expected, strict=True):
         assert side.dtype == expected_side.dtype == np.int64
         np.testing.assert_array_equal(side, expected_side)
 
 
-def test_numba_is_not_needed(monkeypatch):
-    monkeypatch.setitem(sys.modules, "numba", None)
+@pytest.mark.parametrize("why", ["not installed", "nowhere to keep what it compiled"])
+def test_numba_is_not_needed(why, monkeypatch):
+    numba = SimpleNamespace(njit=mock.Mock(side_effect=RuntimeError("cannot cache function: no locator available")))
+    monkeypatch.setitem(sys.modules, "numba", None if why == "not installed" else numba)
     monkeypatch.delitem(sys.modules, "hfcourse.collators.compiled_spans", raising=False)
     assert span_corruption.compiled.__wrapped__() is None
+
+
+@pytest.mark.parametrize("free_ends", [False, True])
+@pytest.mark.parametrize(("kept", "noise"), [(900, 20), (1022, 20), (1023, 20), (1024, 20), (1025, 20), (20, 1026)])
+def test_the_numbers_of_gaps_are_each_once_and_leave_the_random_bits_alone(kept, noise, free_ends):
+    """Where they did not, two of a row could be equal, and more gaps than k - 1 be among the k - 1 smallest."""
+    numbers = gap_numbers(kept + noise, noise, free_ends)
+    assert not (numbers & HIGH_BITS[numbers.dtype]).any()
+    assert numbers.tolist() == [*range(noise - 1), *range(kept + 2 * free_ends - 1)]
 
 
 def test_in_numpy_large_batches_are_the_same_as_small_ones(monkeypatch):
