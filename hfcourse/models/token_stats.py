@@ -70,7 +70,7 @@ def add_token_stats_head(model: torch.nn.Module, temperature: float = 1.0) -> No
         beside = None if _has_own_trunk(self) else value_head
         if own_logits:
             with head_reads_only(self, place[mask], beside) as values:
-                logits = model_forward(*args, use_cache=False, **kwargs).logits[0]
+                logits = model_forward(*args, use_cache=False, **kwargs).logits.squeeze(0)
             stats = _stats_from_logits(logits, labels[mask], temperature)
         else:
             hidden = self.base_model(*args, use_cache=False, **kwargs).last_hidden_state

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hfcourse.data.packing import pack_documents
@@ -90,11 +91,11 @@ class CausalLMTrainer(LanguageModelTrainer):
         counts = None if processing_class is None else token_bytes(processing_class)
         self._token_bytes = None if counts is None else torch.from_numpy(counts)
 
-    def predict(self, model, inputs):
+    def logits_and_labels(self, model, inputs):
         inputs = dict(inputs)
-        labels = inputs.pop("labels")
-        outputs = model(**self._isolated(inputs, causal=True), use_cache=False)
-        return outputs, outputs.logits[:, :-1], labels[:, 1:]
+        next_labels = F.pad(inputs.pop("labels")[:, 1:], (0, 1), value=IGNORE_INDEX)
+        inputs = self._isolated(inputs, causal=True)
+        return self._counted_logits(model, {**inputs, "use_cache": False}, next_labels)
 
     def _measures(self, labels: Tensor) -> tuple[Tensor, ...]:
         if self._token_bytes is None:

@@ -53,7 +53,7 @@ class ClassificationTrainer(LanguageModelTrainer):
         collator = kwargs.pop("data_collator", None) or DataCollatorWithPadding(pads_right)
         super().__init__(model, args, data_collator=collator, processing_class=processing_class, **named, **kwargs)
 
-    def predict(self, model, inputs):
+    def logits_and_labels(self, model, inputs):
         inputs = dict(inputs)
         labels = inputs.pop("labels")
         outputs = model(**inputs)

@@ -16,6 +16,7 @@ from hfcourse.errors import InputError
 from hfcourse.logprobs import IGNORE_INDEX
 from hfcourse.losses import language_modeling_loss
 from hfcourse.models.document_mask import attention_mask_for, document_mask
+from hfcourse.models.selected_positions import head_reads_only
 from hfcourse.optim import RMSScaledAdamW
 from hfcourse.trainers.checks import check_columns
 from hfcourse.trainers.hardware import HardwareDefaults
@@ -41,7 +42,7 @@ class LanguageModelConfig(HardwareDefaults, TrainingArguments):
 
 
 class LanguageModelTrainer(TrainerMixin, transformers.Trainer):
-    """`transformers.Trainer` that owns its loss. A subclass says what is predicted, in [`predict`].
+    """`transformers.Trainer` that owns its loss. A subclass says what is predicted, in [`logits_and_labels`].
 
         L = -(1/n) Σ_t log p(y_t)     n: labels that count in the whole optimizer step, over all its processes
 
@@ -51,7 +52,9 @@ class LanguageModelTrainer(TrainerMixin, transformers.Trainer):
     2. `eval_loss` is the mean over tokens, not over batches; `eval_perplexity` is its exponential.
     3. A collator that draws masks from the rows (`set_epoch`) draws others in each epoch of training, and the same in
        every evaluation.
-    4. `rms_scaled` brings [`hfcourse.optim.RMSScaledAdamW`], or Adafactor with `scale_parameter`, which the parent
+    4. Only positions whose label counts meet the LM head, unless an evaluation is asked for logits (`compute_metrics`,
+       `trainer.predict`).
+    5. `rms_scaled` brings [`hfcourse.optim.RMSScaledAdamW`], or Adafactor with `scale_parameter`, which the parent
        switches off.
     Label smoothing, `compute_loss_func` and routers' auxiliary losses stay the parent's.
     """
@@ -74,17 +77,27 @@ class LanguageModelTrainer(TrainerMixin, transformers.Trainer):
         )
         if args.n_gpu > 1:
             raise InputError("several GPUs need several processes: start with `accelerate launch` or `torchrun`")
-        # The parent counts n only for models that take it, and shifts labels as the model would: predict decides.
+        # The parent counts n only for models that take it, and shifts labels as the model would. Not here.
         self.model_accepts_loss_kwargs, self._loss_shifts_labels = True, False
         self._eval_collator = copy.deepcopy(data_collator)
         self._eval_rows: list[tuple[Tensor, Tensor]] = []
+        self._hands_out_logits = False
         if hasattr(data_collator, "set_epoch"):
             self.add_callback(_OtherMasksEachEpoch(data_collator))
 
-    def predict(self, model, inputs) -> tuple[object, Tensor, Tensor]:
+    def logits_and_labels(self, model, inputs) -> tuple[object, Tensor, Tensor]:
         """(the model's outputs, logits, labels): logits (B, T, V) aligned with labels (B, T), or (N, V) of only the N
         labels that count, in row-major order."""
         raise TypeError(f"{type(self).__name__} must say how it predicts")
+
+    def _counted_logits(self, model, inputs, labels: Tensor) -> tuple[object, Tensor, Tensor]:
+        """[`logits_and_labels`] for labels (B, T) that say what each position read by the head predicts."""
+        if self._hands_out_logits and not self.model.training:
+            outputs = model(**inputs)
+            return outputs, outputs.logits, labels
+        with head_reads_only(self.accelerator.unwrap_model(model), labels != IGNORE_INDEX):
+            outputs = model(**inputs)
+        return outputs, outputs.logits.squeeze(0), labels
 
     @property
     def _uses_own_loss(self) -> bool:
@@ -94,7 +107,7 @@ class LanguageModelTrainer(TrainerMixin, transformers.Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if not self._uses_own_loss:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        outputs, logits, labels = self.predict(model, inputs)
+        outputs, logits, labels = self.logits_and_labels(model, inputs)
         counted = labels if logits.dim() > 2 else labels[labels != IGNORE_INDEX]
         loss = language_modeling_loss(logits, counted, num_items_in_batch)
         if not self.model.training:
@@ -143,6 +156,10 @@ class LanguageModelTrainer(TrainerMixin, transformers.Trainer):
             metrics |= self._metrics_of(total, [measure.double().sum().item() for measure in measures])
             output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        self._hands_out_logits = not prediction_loss_only
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
     def get_eval_dataloader(self, eval_dataset=None):
         training_collator, self.data_collator = self.data_collator, self._eval_collator

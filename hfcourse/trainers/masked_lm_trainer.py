@@ -48,9 +48,8 @@ class MaskedLMTrainer(LanguageModelTrainer):
 
         L = -(1/n) Σ_{t hidden} log p(x_t | the rest)   [ - (1/m) Σ_i log p(x_i | x_{s-1}, x_{e+1}, i - s) ]
 
-    1. Only hidden positions meet the LM head (unless `compute_metrics` asks an evaluation for all logits).
-    2. Masks are functions of (seed, epoch, row): the same whatever the batch size, the processes and interruptions.
-    3. `span_boundary` adds the second term, SpanBERT's, over its m pairs of the whole optimizer step. Its head is
+    1. Masks are functions of (seed, epoch, row): the same whatever the batch size, the processes and interruptions.
+    2. `span_boundary` adds the second term, SpanBERT's, over its m pairs of the whole optimizer step. Its head is
        saved beside the model, which stays an ordinary one; `eval_loss` is the first term alone.
     Datasets of texts are packed, CLS … doc₁ SEP doc₂ … SEP, or isolated, CLS doc₁ SEP CLS doc₂ SEP; those with
     `input_ids` are taken as they are, of any lengths, or of one with `position_ids` that begin anew in each document.
@@ -96,27 +95,22 @@ class MaskedLMTrainer(LanguageModelTrainer):
             model.span_boundary_head = SpanBoundaryHead(model, args.max_span_boundary_length).to(model.device)
         super().__init__(model, args, data_collator=collator, processing_class=processing_class, **datasets, **kwargs)
 
-    def predict(self, model, inputs):
+    def logits_and_labels(self, model, inputs):
         inputs = dict(inputs)
         labels, inputs = inputs.pop("labels"), self._isolated(inputs, causal=False)
         if "position_ids" in inputs:
             inputs["position_ids"] = inputs["position_ids"] + _first_position(self.accelerator.unwrap_model(model))
-        if self.compute_metrics is not None and not self.model.training:
-            outputs = model(**inputs)
-            return outputs, outputs.logits, labels
-        plain, hidden = self.accelerator.unwrap_model(model), labels != IGNORE_INDEX
         if not (self.args.span_boundary and self.model.training):
-            with head_reads_only(plain, hidden):
-                outputs = model(**inputs)
-            return outputs, outputs.logits[0], labels
+            return self._counted_logits(model, inputs, labels)
+        plain = self.accelerator.unwrap_model(model)
         *places, self._pair_targets = self._pairs(inputs["input_ids"], labels)
 
         def pair_scores(states: Tensor) -> Tensor:
             return plain.span_boundary_head(states, plain.get_input_embeddings().weight, *places)
 
-        with head_reads_only(plain, hidden, beside=pair_scores):
+        with head_reads_only(plain, labels != IGNORE_INDEX, beside=pair_scores):
             outputs, self._pair_scores = model(**inputs)
-        return outputs, outputs.logits[0], labels
+        return outputs, outputs.logits.squeeze(0), labels
 
     def _pairs(self, input_ids: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         is_special = torch.isin(input_ids, self._special_ids.to(input_ids.device))

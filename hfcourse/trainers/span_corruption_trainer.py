@@ -94,7 +94,7 @@ class SpanCorruptionTrainer(LanguageModelTrainer):
             collator = DataCollatorForTextToText(collator)
         super().__init__(model, args, data_collator=collator, processing_class=processing_class, **datasets, **kwargs)
 
-    def predict(self, model, inputs) -> tuple[object, Tensor, Tensor]:
+    def logits_and_labels(self, model, inputs) -> tuple[object, Tensor, Tensor]:
         inputs = dict(inputs)
         labels = inputs.pop("labels")
         shifted = self.accelerator.unwrap_model(model).prepare_decoder_input_ids_from_labels(labels=labels)

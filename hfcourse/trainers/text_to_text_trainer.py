@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from datasets import Dataset, IterableDataset
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -58,7 +59,7 @@ class TextToTextTrainer(LanguageModelTrainer):
         collator = kwargs.pop("data_collator", None) or _Pad(processing_class)
         super().__init__(model, args, data_collator=collator, processing_class=processing_class, **named, **kwargs)
 
-    def predict(self, model, inputs) -> tuple[object, Tensor, Tensor]:
+    def logits_and_labels(self, model, inputs) -> tuple[object, Tensor, Tensor]:
         inputs = dict(inputs)
         labels = inputs.pop("labels")
         plain = self.accelerator.unwrap_model(model)
@@ -66,8 +67,8 @@ class TextToTextTrainer(LanguageModelTrainer):
             shifted = plain.prepare_decoder_input_ids_from_labels(labels=labels)
             outputs = model(**inputs, decoder_input_ids=shifted, use_cache=False)
             return outputs, outputs.logits, labels
-        outputs = model(**inputs, use_cache=False)
-        return outputs, outputs.logits[:, :-1], labels[:, 1:]
+        next_labels = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+        return self._counted_logits(model, {**inputs, "use_cache": False}, next_labels)
 
 
 class _Pad:
