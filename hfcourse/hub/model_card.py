@@ -81,20 +81,34 @@ class ModelCardMixin:
         dataset_name: str | None = None,
         tags: str | list[str] | None = None,
         license: str | None = None,
+        *,
+        language: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
     ) -> None:
         """Write README.md into `output_dir` (main process only).
 
+        `trainer.push_to_hub(…)` hands its keywords on to here: TRL's names come first, then transformers'. Of these
+        `finetuned_from`, `tasks` and `dataset_args` are taken and not used: the trainer knows what it has done.
+
         Args:
             model_name: the title; unset, the repository's or the folder's name.
-            dataset_name: Hub id, `world/<name>` or path (of which only the last part is told). Unset: `card_dataset`.
+            dataset_name: Hub id, `world/<name>` or path (of which only the last part is told). Unset: the first of
+                `dataset_tags` or `dataset`, else `card_dataset`.
             tags: beside those of the method.
             license: a Hub licence id. Unset: `card_license`, else the base model's, from its card.
+            language: code or codes, as the Hub has them (`en`).
         """
         if not self.is_world_process_zero():
             return
         tags = [tags] if isinstance(tags, str) else tags or []
-        dataset_name = dataset_name or self.card_dataset
+        named = next((name for name in (dataset_name, dataset_tags, dataset, self.card_dataset) if name), None)
+        dataset_name = named if isinstance(named, str | None) else named[0]
         card = model_card(self, model_name, dataset_name, tags, license or self.card_license)
+        card.data.language = language
         card.save(Path(self.args.output_dir) / "README.md")
 
 

@@ -66,6 +66,21 @@ def test_a_licence_that_is_stated_is_told(trained, tiny_llama):
     assert "| Licence | mit |" in card.content
 
 
+def test_what_transformers_own_scripts_hand_over_is_taken(tiny_llama, tmp_path):
+    """run_clm.py ends with these keywords: the model is trained by then, and must not be lost to a card."""
+    args = CausalLMConfig(str(tmp_path), use_cpu=True, bf16=False)
+    rows = Dataset.from_dict({"input_ids": [[5, 6, 7]]})
+    trainer = CausalLMTrainer(tiny_llama(0), args, train_dataset=rows)
+    names = dict(finetuned_from="someone/else", tasks="text-generation", dataset="WikiText 2", language=["en", "zh"])
+    trainer.create_model_card(**names, dataset_tags=["Salesforce/wikitext"], dataset_args="wikitext-2-raw-v1")
+    data = ModelCard.load(tmp_path / "README.md").data
+    assert data.language == ["en", "zh"]
+    assert data.datasets == "Salesforce/wikitext"
+    assert data.base_model is None  # whatever is claimed: it was trained from scratch
+    with pytest.raises(TypeError, match="licence"):
+        trainer.create_model_card(licence="mit")
+
+
 def test_an_adapter_is_loaded_as_an_adapter(trained, tiny_llama_dir):
     model = AutoModelForCausalLM.from_pretrained(tiny_llama_dir)
     card = trained(model, LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))

@@ -1,10 +1,12 @@
-"""The names inside TRL that our trainers override or call. A release that moves one fails here, and says which."""
+"""The names in transformers and TRL that trainers override or call. A release that moves one fails here, naming it."""
 
 import inspect
 
 import pytest
 import trl
 from trl.trainer import dpo_trainer, reward_trainer, rloo_trainer, utils as trainer_utils
+
+from hfcourse import trainers
 
 METHODS = {
     trl.RLOOTrainer: {
@@ -37,6 +39,27 @@ ATTRIBUTES = {
 def test_methods_have_the_arguments_we_pass(trainer):
     for name, arguments in METHODS[trainer].items():
         assert list(inspect.signature(getattr(trainer, name)).parameters) == arguments, name
+
+
+TRAINERS = [getattr(trainers, name) for name in trainers.__all__ if name.endswith("Trainer")]
+
+
+@pytest.mark.parametrize("trainer", TRAINERS, ids=lambda t: t.__name__)
+def test_what_is_overridden_takes_what_the_parents_takes(trainer):
+    """`trainer.predict(dataset)`, say, may not become something else under the same name."""
+    classes, checked = trainer.__mro__, []
+    for name in {name for c in classes if c.__module__.startswith("hfcourse") for name in vars(c)}:
+        first = next(i for i, c in enumerate(classes) if name in vars(c))
+        parent = next(
+            (c for c in classes[first + 1 :] if name in vars(c) and not c.__module__.startswith("hfcourse")), None
+        )
+        if parent is None or name.startswith("__") or not inspect.isfunction(vars(classes[first])[name]):
+            continue
+        taken = inspect.signature(vars(parent)[name]).parameters.values()
+        named = {p.name: None for p in taken if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        inspect.signature(vars(classes[first])[name]).bind(**named)
+        checked.append(name)
+    assert "create_model_card" in checked
 
 
 @pytest.mark.parametrize("module", ATTRIBUTES, ids=lambda m: m.__name__)
