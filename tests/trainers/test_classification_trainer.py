@@ -9,6 +9,7 @@ from transformers import BertConfig, BertForSequenceClassification, LlamaConfig,
 from hfcourse import ClassificationConfig, ClassificationTrainer
 from hfcourse.errors import InputError
 from hfcourse.metrics import class_metrics
+from tests.trainers.resume import assert_resume_equals_no_kill
 
 TEXTS = ("The red fox", "Mara lives in Oakton and likes green tea", "What?", "Two apples", "The door is blue")
 ROWS = [{"text": text, "label": i % 3} for i, text in enumerate(TEXTS)]
@@ -72,21 +73,8 @@ def test_accumulation_equals_one_batch(make):
 
 
 def test_resume_equals_no_kill_bit_for_bit(make, tmp_path):
-    """With dropout; epochs of 5 steps, killed within the second: the same rows and random numbers as of no kill."""
-    settings = dict(per_device_train_batch_size=1, optim="adamw_torch", learning_rate=1e-3, save_strategy="steps")
-
-    def run(folder, checkpoint=None):
-        trainer = make(output_dir=str(tmp_path / folder), max_steps=9, save_steps=7, **settings)
-        dropout = lambda module, args, output: torch.dropout(output, 0.1, module.training)  # noqa: E731
-        trainer.model.get_input_embeddings().register_forward_hook(dropout)
-        trainer.train(resume_from_checkpoint=checkpoint)
-        weights = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
-        return weights, [log["loss"] for log in trainer.state.log_history if "loss" in log]
-
-    whole, losses = run("whole")
-    resumed, its_losses = run("killed", str(tmp_path / "whole" / "checkpoint-7"))
-    assert torch.equal(resumed, whole)
-    assert its_losses == losses
+    """Epochs of 5 steps, killed within the second."""
+    assert_resume_equals_no_kill(make, tmp_path, max_steps=9, killed_after=7)
 
 
 def test_it_learns_the_classes(make):

@@ -8,6 +8,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 from hfcourse import TextToTextConfig, TextToTextTrainer
 from hfcourse.errors import InputError
 from hfcourse.evaluation import generate
+from tests.trainers.resume import assert_resume_equals_no_kill
 
 ROWS = [
     {"input": "colour of the door:", "target": " blue"},
@@ -95,20 +96,8 @@ def test_accumulation_equals_one_batch(make):
 
 
 def test_resume_equals_no_kill_bit_for_bit(make, tmp_path):
-    """With dropout; epochs of 4 steps, killed within the second: the same rows and random numbers as of no kill."""
-    settings = dict(per_device_train_batch_size=1, optim="adamw_torch", learning_rate=1e-3, save_strategy="steps")
-
-    def run(folder, checkpoint=None):
-        trainer = make(output_dir=str(tmp_path / folder), max_steps=8, save_steps=6, **settings)
-        dropout = lambda module, args, output: torch.dropout(output, 0.1, module.training)  # noqa: E731
-        trainer.model.get_input_embeddings().register_forward_hook(dropout)
-        trainer.train(resume_from_checkpoint=checkpoint)
-        return parameters(trainer), [log["loss"] for log in trainer.state.log_history if "loss" in log]
-
-    whole, losses = run("whole")
-    resumed, its_losses = run("killed", str(tmp_path / "whole" / "checkpoint-6"))
-    assert torch.equal(resumed, whole)
-    assert its_losses == losses
+    """Epochs of 4 steps, killed within the second."""
+    assert_resume_equals_no_kill(make, tmp_path, max_steps=8, killed_after=6)
 
 
 def test_what_it_learnt_it_answers(make, tiny_tokenizer):
