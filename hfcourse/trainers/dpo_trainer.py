@@ -61,6 +61,7 @@ class DPOTrainer(TrainerMixin, trl.DPOTrainer):
     4. `precompute_ref_log_probs` keeps each pair's log-probs by model and tokens ([`ReferenceCache`]): the next run, a
        sweep over β, more data or a run that was killed compute what is missing. It takes streams.
     5. Says how many pairs it leaves out because their prompt alone fills `max_length`, and stops if all of them do.
+    6. Rewards, accuracies and log-probs are means over pairs; the parent's are means over batches, however small.
     The parent's other losses, and its options beside them (`f_divergence_type`, `ld_alpha`, `use_weighting`, several
     losses at once, mixture-of-experts), stay the parent's.
     """
@@ -234,10 +235,11 @@ class DPOTrainer(TrainerMixin, trl.DPOTrainer):
         metrics["num_tokens"] = [self._total_train_tokens]
 
         chosen, rejected = self.accelerator.gather_for_metrics((chosen_rewards, rejected_rewards))
-        metrics["rewards/chosen"].append(chosen.mean().item())
-        metrics["rewards/rejected"].append(rejected.mean().item())
-        metrics["rewards/accuracies"].append((chosen > rejected).float().mean().item())
-        metrics["rewards/margins"].append((chosen - rejected).mean().item())
+        # A number a pair: a mean of batch means, the parent's, counts the pairs of a small last batch more than once.
+        metrics["rewards/chosen"] += chosen.tolist()
+        metrics["rewards/rejected"] += rejected.tolist()
+        metrics["rewards/accuracies"] += (chosen > rejected).float().tolist()
+        metrics["rewards/margins"] += (chosen - rejected).tolist()
 
         mask = inputs["completion_mask"][:, 1:].bool()
         per_row = {name: value.detach().float().sum(1) for name, value in stats.items()}
@@ -248,5 +250,5 @@ class DPOTrainer(TrainerMixin, trl.DPOTrainer):
         metrics["entropy"].append((total["entropy"].sum() / tokens.sum()).item())
         metrics["mean_token_accuracy"].append((total["is_top1"] / tokens)[0].item())
         for side, name in enumerate(("chosen", "rejected")):
-            metrics[f"logps/{name}"].append(rows["logps"][:, side].mean().item())
+            metrics[f"logps/{name}"] += rows["logps"][:, side].tolist()
             metrics[f"logits/{name}"].append((total["mean_logits"] / tokens)[side].item())

@@ -92,6 +92,27 @@ def test_loss_is_the_pure_function_on_log_probs_summed_by_hand(make_trainer, tin
     assert abs(expected.mean() - dpo_loss(*logps, beta=0.3)[0].mean()) > 1e-3
 
 
+def test_an_evaluation_counts_each_pair_once(make_trainer):
+    """3 pairs in batches of 2: each figure is the mean of the three evaluated alone. A mean of batch means is not."""
+
+    def figures(batch_size, rows):
+        trainer = make_trainer(per_device_eval_batch_size=batch_size)
+        with torch.no_grad():
+            trainer.model.lm_head.weight.mul_(1.2)
+        measured = trainer.evaluate(trainer.train_dataset.select(rows))
+        return {n: x for n, x in measured.items() if n.startswith(("eval_loss", "eval_rewards/", "eval_logps/"))}
+
+    found, alone = figures(2, range(3)), [figures(1, [i]) for i in range(3)]
+    assert len(found) == 7
+    for name, value in found.items():
+        assert value == pytest.approx(sum(one[name] for one in alone) / 3, abs=1e-5), name
+    first, second = figures(2, range(2)), alone[2]
+    assert (
+        abs((first["eval_rewards/margins"] + second["eval_rewards/margins"]) / 2 - found["eval_rewards/margins"])
+        > 1e-2
+    )
+
+
 @pytest.mark.parametrize("loss_type", ["sigmoid", "ipo", "hinge", "robust"])
 @pytest.mark.parametrize("peft", [False, True], ids=["full", "lora"])
 def test_agrees_with_trl(make_trainer, loss_type, peft):
