@@ -42,8 +42,8 @@ def head_reads_only(
     def hand_over(_module, _inputs, outputs):
         return outputs, results[-1]
 
-    trunk = model.get_base_model().base_model if hasattr(model, "peft_config") else model.base_model
-    hooks = [trunk.register_forward_hook(select)]
+    base = model.get_base_model().base_model if hasattr(model, "peft_config") else model.base_model
+    hooks = [base.get_decoder().register_forward_hook(select)]  # OPT's head and BART's pass their base by
     if beside is not None:
         hooks.append(model.register_forward_hook(hand_over))
     try:

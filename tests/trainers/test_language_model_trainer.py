@@ -4,6 +4,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
 from hfcourse import (
     CausalLMConfig,
@@ -88,6 +89,38 @@ def test_the_head_reads_what_counts_and_hands_out_all_on_request(trainer):
     read.clear()
     assert trainer.evaluate()["eval_loss"] == loss  # asked for once, they are not handed out ever after
     assert 0 < sum(read) < 6 * LENGTH
+
+
+def opt():
+    """Its head, as BART's, reads the decoder within the base model, which itself is never called."""
+    shape = dict(hidden_size=32, ffn_dim=64, num_hidden_layers=1, num_attention_heads=4, word_embed_proj_dim=32)
+    return OPTForCausalLM(OPTConfig(vocab_size=300, max_position_embeddings=32, dropout=0.0, **shape))
+
+
+def without_base():
+    """As Llama 4: what it names as its base model is not there."""
+    shape = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4)
+    return WithoutBase(LlamaConfig(vocab_size=300, **shape))
+
+
+class WithoutBase(LlamaForCausalLM):
+    base_model_prefix = "language_model"
+
+
+@pytest.mark.parametrize("batch_size", [1, 6])
+@pytest.mark.parametrize(("make_model", "is_cut"), [(opt, True), (without_base, False)])
+def test_the_trunk_is_found_or_all_is_read(make_model, is_cut, batch_size, tmp_path):
+    model, read = make_model(), []
+    model.lm_head.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0].shape[:-1].numel()))
+    args = CausalLMConfig(str(tmp_path), use_cpu=True, bf16=False, disable_tqdm=True)
+    trainer = CausalLMTrainer(model, args, train_dataset=blocks(4, 300))
+    for rows in (list(trainer.train_dataset)[:batch_size], list(trainer.train_dataset)[-batch_size:]):
+        batch = trainer.data_collator(rows)
+        logits, labels = aligned(trainer, batch)
+        read.clear()
+        loss = trainer.compute_loss(model, dict(batch))
+        assert loss.item() == pytest.approx(language_modeling_loss(logits, labels).item(), abs=1e-6)
+        assert read == [(labels != -100).sum() if is_cut else batch["labels"].numel()]
 
 
 def test_rows_in_which_nothing_counts_cost_nothing(tiny_llama, tmp_path):
