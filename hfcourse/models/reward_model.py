@@ -43,13 +43,19 @@ def spare_pad_token(tokenizer: PreTrainedTokenizerBase) -> str:
     return spare[0]
 
 
-def add_reward_reader(model: torch.nn.Module) -> None:
+def add_reward_reader(model: torch.nn.Module) -> bool:
     """Teach a sequence classifier a second forward: `model(**inputs, read_at=places)`.
 
     It reads the reward at places (N,), indices into B·T, whatever the pad token is; only they meet the head. Without
     the keyword nothing changes. It lives in `forward` because DDP and FSDP follow a model through its `forward` alone.
+
+    Returns:
+        Whether the model could be taught. An encoder reads the whole text by a head of its own (BERT's pooler); what
+        has a layer named `score` reads one place, and nothing stands between that and the hidden states.
     """
     model = model.get_base_model() if hasattr(model, "peft_config") else model
+    if not hasattr(model, "score"):
+        return False
     model_forward = model.forward
 
     @functools.wraps(type(model).forward)
@@ -60,6 +66,7 @@ def add_reward_reader(model: torch.nn.Module) -> None:
         return SequenceClassifierOutput(logits=self.score(hidden.flatten(0, 1)[read_at]))
 
     model.forward = types.MethodType(forward, model)
+    return True
 
 
 def render(tokenizer: PreTrainedTokenizerBase, prompt, completion, finished: bool) -> str:

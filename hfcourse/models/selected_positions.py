@@ -4,14 +4,40 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
+
+
+class Selection:
+    """What [`head_reads_only`] did to the calls within its block.
+
+    beside: what the second head returned, one entry a call.
+    """
+
+    def __init__(self, positions: Tensor):
+        self.positions, self.beside, self._is_cut = positions.flatten(), [], False
+
+    def cut(self, states: Tensor) -> Tensor:
+        """(B, T, d) -> (1, N, d)."""
+        self._is_cut = True
+        return states.flatten(0, 1)[self.positions.to(states.device)].unsqueeze(0)
+
+    def rows(self, logits: Tensor) -> Tensor:
+        """(N, V): the logits at the positions, from those that the model returned."""
+        if self._is_cut:
+            return logits.squeeze(0)
+        # The model's head does not read what it names as its base model (Llama 4), so that it has read everything.
+        return logits.flatten(0, 1)[self.positions.to(logits.device)]
 
 
 @contextmanager
 def head_reads_only(
     model: PreTrainedModel, positions: Tensor, beside: Callable[[Tensor], Tensor] | None = None
-) -> Iterator[list[Tensor]]:
-    """Within the block `model(...)` hands only the hidden states at `positions` to its head: logits are (1, N, V).
+) -> Iterator[Selection]:
+    """Within the block `model(...)` hands only the hidden states at `positions` to its head.
+
+        with head_reads_only(model, labels != -100) as selection:
+            logits = selection.rows(model(**inputs).logits)  # (N, V)
 
     In a masked LM six of seven positions are not predicted, and with a large vocabulary the head costs more than the
     trunk. The trunk's own output is cut down by a hook, so that the model's head, with its layers, norms, biases and
@@ -23,31 +49,38 @@ def head_reads_only(
             into B·T, each as often as it is given.
         beside: called with all hidden states (B, T, d), within the model's forward, for a second head. Then
             `model(...)` is (outputs, what it returned): DDP takes a parameter that outputs do not lead to for unused.
-
-    Yields:
-        What `beside` returned, one entry a call: for a model's own forward, where `model(...)` is still to come.
     """
-    results = []
+    selection = Selection(positions)
 
-    def select(_module, _inputs, output):
-        hidden = output[0]
+    def cut(hidden: Tensor) -> Tensor:
         if beside is not None:
-            results.append(beside(hidden))
-        selected = hidden.flatten(0, 1)[positions.flatten().to(hidden.device)].unsqueeze(0)
-        if isinstance(output, tuple):
-            return selected, *output[1:]
-        output["last_hidden_state"] = selected
-        return output
+            selection.beside.append(beside(hidden))
+        return selection.cut(hidden)
 
     def hand_over(_module, _inputs, outputs):
-        return outputs, results[-1]
+        return outputs, selection.beside[-1]
 
-    base = model.get_base_model().base_model if hasattr(model, "peft_config") else model.base_model
-    hooks = [base.get_decoder().register_forward_hook(select)]  # OPT's head and BART's pass their base by
+    hooks = [hook_hidden_states(model, cut)]
     if beside is not None:
         hooks.append(model.register_forward_hook(hand_over))
     try:
-        yield results
+        yield selection
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def hook_hidden_states(model: PreTrainedModel, change: Callable[[Tensor], Tensor]) -> RemovableHandle:
+    """From now on the head gets `change(h)` for the last hidden states h (B, T, d), if the model names its trunk."""
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    def hook(module, _inputs, output):
+        if module is model:
+            return None
+        changed = change(output[0])
+        if isinstance(output, tuple):
+            return changed, *output[1:]
+        output["last_hidden_state"] = changed
+        return output
+
+    return model.base_model.get_decoder().register_forward_hook(hook)  # OPT's head and BART's pass their base by

@@ -2,26 +2,21 @@
 
 import functools
 import types
+from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
-from trl.trainer.utils import maybe_gather_lm_head_ctx
+from transformers.integrations import is_deepspeed_zero3_enabled
 
-from hfcourse.errors import InputError
 from hfcourse.logprobs import IGNORE_INDEX, TokenStats, token_logps, token_stats_from_hidden
 from hfcourse.models.adapters import active_adapter
-from hfcourse.models.selected_positions import head_reads_only
+from hfcourse.models.selected_positions import head_reads_only, hook_hidden_states
 
-# Families whose logits are more than `hidden @ weight + bias` (a cap, a scale): they go through their own forward.
-LOGIT_TRANSFORMS = (
-    "final_logit_softcapping",
-    "logit_scale",
-    "output_multiplier",
-    "lm_head_multiplier",
-    "logits_scaling",
-)
+# What a model may say that is asked for hidden states it does not have, or in a way it does not know.
+UNANSWERED = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, NotImplementedError)
 
 
 def causal_lm_of(model: torch.nn.Module) -> PreTrainedModel:
@@ -48,14 +43,9 @@ def add_token_stats_head(model: torch.nn.Module, temperature: float = 1.0) -> No
     Args:
         model: causal LM, or its PEFT wrapper. Changed in place.
         temperature: the one that completions are sampled with.
-
-    Raises:
-        InputError: an adapter sits on the LM head, whose weight is read directly here: it would never be trained.
     """
     model = causal_lm_of(model)
-    if hasattr(model.get_output_embeddings(), "base_layer"):
-        raise InputError("lora_target_modules: an adapter on the LM head is not supported; leave the head out")
-    model_forward, own_logits = model.forward, _transforms_logits(model.config.get_text_config())
+    model_forward, is_linear = model.forward, None
 
     @functools.wraps(type(model).forward)  # `generate` reads the signature
     def forward(self, *args, token_stats=False, values=True, hidden_states=False, labels=None, place=None, **kwargs):
@@ -63,21 +53,25 @@ def add_token_stats_head(model: torch.nn.Module, temperature: float = 1.0) -> No
             return self.base_model(*args, use_cache=False, **kwargs).last_hidden_state
         if not token_stats:
             return model_forward(*args, **kwargs) if labels is None else model_forward(*args, labels=labels, **kwargs)
+        nonlocal is_linear
+        if is_linear is None:  # asked now: under FSDP the weights are whole within a forward alone
+            is_linear = has_linear_head(self, model_forward)
         place = torch.arange(labels.numel(), device=labels.device).view_as(labels) if place is None else place
         place, labels = place[:, :-1], labels[:, 1:]
         mask = labels != IGNORE_INDEX
         value_head = getattr(self, "value_head", None) if values else None
         beside = None if _has_own_trunk(self) else value_head
-        if own_logits:
-            with head_reads_only(self, place[mask], beside) as values:
-                logits = model_forward(*args, use_cache=False, **kwargs).logits.squeeze(0)
-            stats = _stats_from_logits(logits, labels[mask], temperature)
-        else:
+        if is_linear:
             hidden = self.base_model(*args, use_cache=False, **kwargs).last_hidden_state
             values = [beside(hidden)] if beside is not None else []
             stats = _stats_from_head(
                 hidden.flatten(0, 1)[place[mask]], self.get_output_embeddings(), labels[mask], temperature
             )
+        else:
+            with head_reads_only(self, place[mask], beside) as selection:
+                logits = selection.rows(model_forward(*args, use_cache=False, **kwargs).logits)
+            values = selection.beside
+            stats = _stats_from_logits(logits, labels[mask], temperature)
         if value_head is not beside:
             values = [value_head(_own_trunk(self, args, kwargs))]
         columns = {n: x.new_zeros(mask.shape).masked_scatter(mask, x) for n, x in stats._asdict().items()}
@@ -101,17 +95,45 @@ def _own_trunk(model: PreTrainedModel, args: tuple, kwargs: dict) -> Tensor:
         return model.base_model(*args, use_cache=False, **kwargs).last_hidden_state
 
 
-def _transforms_logits(config) -> bool:
-    return any(getattr(config, name, None) not in (None, 1.0) for name in LOGIT_TRANSFORMS)
+@torch.compiler.disable
+@torch.no_grad()
+def has_linear_head(model: PreTrainedModel, forward: Callable) -> bool:
+    """Whether logits are `hidden @ weight + bias` of the base model's hidden states, found out by trying.
+
+    Then they need never be held all at once. Any other model goes through its own forward: caps, scales, layers and
+    adapters before or in a head have other names in each family. It is tried with hidden states whose logits are in
+    the thousands: of a new model's own, 30 tanh(z / 30) is z. False where weights come and go in an order (ZeRO-3).
+
+    Args:
+        model: causal LM, without its PEFT wrapper. Left in the mode that it was in.
+        forward: its own, which returns logits.
+    """
+    head, was_training = model.get_output_embeddings(), model.training
+    if not isinstance(head, torch.nn.Linear) or is_deepspeed_zero3_enabled():
+        return False
+    weight, bias = _weights(head)
+    ids, generator = torch.arange(4, device=model.device)[None], torch.Generator().manual_seed(0)
+    noise = torch.randn(1, 4, head.in_features, generator=generator).to(weight)
+    hook = hook_hidden_states(model.eval(), lambda _: 1e3 * noise / weight.norm(dim=1).mean())
+    try:
+        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        logits = forward(input_ids=ids, use_cache=False).logits
+        return bool((F.linear(hidden, weight, bias) - logits).norm() < 0.01 * logits.norm())
+    except UNANSWERED:
+        return False
+    finally:
+        hook.remove()
+        model.train(was_training)
+
+
+def _weights(head: torch.nn.Linear) -> list[Tensor | None]:
+    return [p.full_tensor() if isinstance(p, DTensor) else p for p in (head.weight, head.bias)]  # FSDP2
 
 
 def _stats_from_head(rows: Tensor, head: torch.nn.Linear, labels: Tensor, temperature: float) -> TokenStats:
-    weight, bias = (p.full_tensor() if isinstance(p, DTensor) else p for p in (head.weight, head.bias))  # FSDP2
+    weight, bias = _weights(head)
     everywhere = torch.ones_like(labels, dtype=torch.bool)
-    with maybe_gather_lm_head_ctx(weight, bias):  # ZeRO-3
-        return token_stats_from_hidden(
-            rows.to(weight.device), weight, labels, everywhere, temperature, lm_head_bias=bias
-        )
+    return token_stats_from_hidden(rows.to(weight.device), weight, labels, everywhere, temperature, lm_head_bias=bias)
 
 
 def _stats_from_logits(logits: Tensor, labels: Tensor, temperature: float) -> TokenStats:

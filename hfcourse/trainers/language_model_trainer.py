@@ -95,12 +95,9 @@ class LanguageModelTrainer(TrainerMixin, transformers.Trainer):
         if self._hands_out_logits and not self.model.training:
             outputs = model(**inputs)
             return outputs, outputs.logits, labels
-        with head_reads_only(self.accelerator.unwrap_model(model), labels != IGNORE_INDEX):
+        with head_reads_only(self.accelerator.unwrap_model(model), labels != IGNORE_INDEX) as selection:
             outputs = model(**inputs)
-        is_cut = (
-            outputs.logits.shape[:2] != labels.shape
-        )  # not where the head reads what no base model hands it: Llama 4
-        return outputs, outputs.logits.squeeze(0) if is_cut else outputs.logits, labels
+        return outputs, selection.rows(outputs.logits), labels
 
     @property
     def _uses_own_loss(self) -> bool:

@@ -108,9 +108,9 @@ class MaskedLMTrainer(LanguageModelTrainer):
         def pair_scores(states: Tensor) -> Tensor:
             return plain.span_boundary_head(states, plain.get_input_embeddings().weight, *places)
 
-        with head_reads_only(plain, labels != IGNORE_INDEX, beside=pair_scores):
+        with head_reads_only(plain, labels != IGNORE_INDEX, beside=pair_scores) as selection:
             outputs, self._pair_scores = model(**inputs)
-        return outputs, outputs.logits.squeeze(0), labels
+        return outputs, selection.rows(outputs.logits), labels
 
     def _pairs(self, input_ids: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         is_special = torch.isin(input_ids, self._special_ids.to(input_ids.device))

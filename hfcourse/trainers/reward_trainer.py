@@ -116,8 +116,8 @@ class RewardTrainer(TrainerMixin, trl.RewardTrainer):
             raise InputError(
                 f"pad_token: must differ from EOS; set pad_token={spare_pad_token(self.processing_class)}"
             )
-        add_reward_reader(self.model)
-        can = not is_deepspeed_zero3_enabled() and can_share_prefix(causal_lm_of(self.model))
+        self._reads_one_place = add_reward_reader(self.model)
+        can = self._reads_one_place and not is_deepspeed_zero3_enabled() and can_share_prefix(causal_lm_of(self.model))
         self._shares_prefix = self.args.shared_prefix is not False and can
         if self.args.shared_prefix and not can:
             logger.warning(
@@ -170,7 +170,9 @@ class RewardTrainer(TrainerMixin, trl.RewardTrainer):
         save_reward_mean(self.accelerator.unwrap_model(self.model), output_dir or self.args.output_dir)
 
     def _score(self, model, input_ids: torch.Tensor, attention_mask: torch.Tensor):
-        """logits (2B, 1), chosen first, each read at the last token of its row."""
+        """logits (2B, 1), chosen first, each read at the last token of its row; an encoder's, as it reads texts."""
+        if not self._reads_one_place:
+            return model(input_ids=input_ids, attention_mask=attention_mask)
         ends = (attention_mask * torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)).argmax(1)
         shared = share_pairs(input_ids, attention_mask) if self._shares_prefix else None
         if shared is None:

@@ -3,18 +3,53 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import Gemma2Config, Gemma2ForCausalLM, PhiConfig, PhiForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaForCausalLM,
+    ModernBertDecoderConfig,
+    ModernBertDecoderForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+)
 
 from hfcourse.errors import InputError
-from hfcourse.models.token_stats import add_token_stats_head
+from hfcourse.models.token_stats import add_token_stats_head, has_linear_head
 from hfcourse.models.value_head import add_value_head, load_value_head, save_value_head, split_value_head
 
 SHAPE = dict(vocab_size=60, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
 
 
-def gemma2():
+def gemma2(cap=3.0):
     """Caps its logits: the trunk's hidden states and the head's weight are not the whole story."""
-    return Gemma2ForCausalLM(Gemma2Config(**SHAPE, head_dim=8, num_key_value_heads=2, final_logit_softcapping=3.0))
+    return Gemma2ForCausalLM(Gemma2Config(**SHAPE, head_dim=8, num_key_value_heads=2, final_logit_softcapping=cap))
+
+
+def granite():
+    """Divides its logits."""
+    return GraniteForCausalLM(GraniteConfig(**SHAPE, logits_scaling=4.0))
+
+
+def modernbert_decoder():
+    """A layer and a norm between trunk and head."""
+    config = ModernBertDecoderConfig(**SHAPE, layer_types=["full_attention"] * 2, pad_token_id=0)
+    return ModernBertDecoderForCausalLM(config)
+
+
+def opt():
+    """Its head reads a decoder within the base model."""
+    shape = dict(hidden_size=32, ffn_dim=64, num_hidden_layers=1, num_attention_heads=4, word_embed_proj_dim=32)
+    return OPTForCausalLM(OPTConfig(vocab_size=60, max_position_embeddings=32, **shape))
+
+
+class LlamaWithoutBase(LlamaForCausalLM):
+    """As Llama 4: what it names as its base model is not there."""
+
+    base_model_prefix = "language_model"
 
 
 def phi():
@@ -33,11 +68,35 @@ def batch():
     return ids, labels
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2", "phi"])
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_stats_are_those_of_the_models_own_logits(architecture, temperature, batch, tiny_llama, tiny_gpt2):
+@pytest.fixture
+def model(request, tiny_llama, tiny_gpt2):
     torch.manual_seed(0)
-    model = {"llama": tiny_llama, "gpt2": tiny_gpt2, "gemma2": gemma2, "phi": phi}[architecture]().eval()
+    makers = dict(llama=tiny_llama, gpt2=tiny_gpt2, without_base=lambda: LlamaWithoutBase(tiny_llama().config))
+    return (makers | {make.__name__: make for make in HEADS})[request.param]().eval()
+
+
+HEADS = (gemma2, granite, modernbert_decoder, opt, phi)
+LINEAR = {"llama": True, "gpt2": True, "opt": True, "phi": True, "gemma2": False, "granite": False}
+LINEAR |= {"modernbert_decoder": False, "without_base": False}
+
+
+@pytest.mark.parametrize(("model", "is_linear"), LINEAR.items(), indirect=["model"])
+def test_what_stands_before_or_after_a_head_is_found(model, is_linear):
+    """Also where a new model's own logits would not show it; the trial leaves mode and random numbers alone."""
+    model.train()
+    before = torch.random.get_rng_state()
+    assert has_linear_head(model, model.forward) == is_linear
+    assert model.training
+    assert torch.equal(torch.random.get_rng_state(), before)
+    capped = gemma2(cap=50.0)
+    assert not has_linear_head(capped, capped.forward)
+    torch.nn.init.zeros_(model.get_output_embeddings().weight)  # nothing shows
+    assert not has_linear_head(model, model.forward)
+
+
+@pytest.mark.parametrize("model", LINEAR, indirect=True)
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_stats_are_those_of_the_models_own_logits(model, temperature, batch):
     ids, labels = batch
     logits = model(ids).logits[:, :-1].detach()
     add_token_stats_head(model, temperature)
@@ -65,10 +124,26 @@ def test_without_the_keyword_nothing_changes(batch, tiny_llama):
     )
 
 
-def test_an_adapter_on_the_head_is_refused(tiny_llama):
-    model = get_peft_model(tiny_llama(0), LoraConfig(target_modules=["lm_head"], task_type="CAUSAL_LM"))
-    with pytest.raises(InputError, match="leave the head out"):
-        add_token_stats_head(model)
+@pytest.mark.parametrize("where", [{}, {"target_modules": ["lm_head"]}, {"modules_to_save": ["lm_head"]}])
+@pytest.mark.parametrize("model", ["llama", "gemma2"], indirect=True)
+def test_an_adapter_is_read_and_learns_on_the_head_too(model, where, batch):
+    options = {"target_modules": ["q_proj"], **where}
+    model = get_peft_model(model, LoraConfig(**options, task_type="CAUSAL_LM", init_lora_weights=False)).eval()
+    ids, labels = batch
+    add_token_stats_head(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "modules_to_save" in name:
+                parameter.mul_(1.5)
+    logits = model(ids).logits[:, :-1]
+    mask = labels[:, 1:] != -100
+    expected = (logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0] * mask).sum()
+    names, weights = zip(*((n, p) for n, p in model.named_parameters() if p.requires_grad), strict=True)
+    wanted = torch.autograd.grad(expected, weights)
+    found = model(input_ids=ids, labels=labels, token_stats=True)["logps"].sum()
+    for name, a, b in zip(names, torch.autograd.grad(found, weights), wanted, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+        assert b.any() or "lm_head" not in name
 
 
 def test_values_are_zero_at_first_then_linear_in_the_state_before_the_token(batch, tiny_llama):

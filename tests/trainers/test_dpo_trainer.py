@@ -154,7 +154,7 @@ def test_the_prompt_is_computed_once_and_nothing_else_changes(make_trainer, prec
         )
         trainer.train()
         histories.append(trainer.state.log_history[:3])
-        tokens.append(seen)
+        tokens.append([shape for shape in seen if shape != (1, 4)])  # the trial of its head
     for a, b in zip(*histories, strict=True):
         a.pop("epoch"), b.pop("epoch")
         assert a == pytest.approx(b, abs=2e-4, rel=2e-4)

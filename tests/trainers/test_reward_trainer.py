@@ -4,10 +4,17 @@ import copy
 
 import pytest
 import torch
+import trl
 from datasets import Dataset
 from peft import LoraConfig
 from tokenizers import Tokenizer, models
-from transformers import AutoModelForSequenceClassification, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 from hfcourse.errors import InputError
 from hfcourse.losses import bradley_terry_loss
@@ -40,6 +47,7 @@ def make_trainer(make_model, tiny_tokenizer, tmp_path):
         config_class=RewardConfig,
         tokenizer=None,
         peft_config=None,
+        model=None,
         **overrides,
     ):
         settings = dict(
@@ -56,7 +64,7 @@ def make_trainer(make_model, tiny_tokenizer, tmp_path):
             report_to="none",
         )
         return trainer_class(
-            make_model(),
+            model or make_model(),
             config_class(**{**settings, **overrides}),
             train_dataset=Dataset.from_list(rows),
             processing_class=copy.deepcopy(tokenizer or tiny_tokenizer),
@@ -74,6 +82,21 @@ def test_loss_is_the_pure_function_on_the_batch(make_trainer):
     expected = bradley_terry_loss(*rewards.chunk(2), batch["margin"], 0.1).mean()
     torch.testing.assert_close(trainer.compute_loss(trainer.model, batch), expected)
     assert trainer.compute_loss(trainer.model, {**batch, "margin": -batch["margin"]}) != expected
+
+
+def test_an_encoder_reads_the_text_as_it_does(make_trainer, tiny_tokenizer):
+    """BERT's reward is its pooler's; the three steps are TRL's."""
+    shape = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4, num_labels=1)
+    shape |= dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, pad_token_id=tiny_tokenizer.pad_token_id)
+    histories = []
+    for library in (dict(), dict(trainer_class=trl.RewardTrainer, config_class=trl.RewardConfig)):
+        torch.manual_seed(0)
+        model = BertForSequenceClassification(BertConfig(vocab_size=len(tiny_tokenizer), **shape))
+        trainer = make_trainer(model=model, learning_rate=1e-2, **library)
+        trainer.train()
+        histories.append([log["loss"] for log in trainer.state.log_history[:3]])
+    assert histories[0] == pytest.approx(histories[1], abs=1e-6)
+    assert histories[0][2] < histories[0][0]
 
 
 @pytest.mark.parametrize("peft", [False, True], ids=["full", "lora"])

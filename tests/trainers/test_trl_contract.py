@@ -69,7 +69,7 @@ def test_attributes_are_still_set(module):
 
 
 def test_functions_are_where_they_were():
-    names = ("maybe_gather_lm_head_ctx", "use_adapter", "RepeatSampler", "get_callable_name", "is_async_callable")
+    names = ("use_adapter", "RepeatSampler", "get_callable_name", "is_async_callable")
     assert [name for name in names if not hasattr(trainer_utils, name)] == []
     assert hasattr(reward_trainer, "suppress_seqcls_warning")
 
