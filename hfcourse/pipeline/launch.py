@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hfcourse.errors import InputError
+from hfcourse.pipeline.memory import keep_freed_memory
 from hfcourse.pipeline.script_arguments import ScriptArguments
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 def recipe(main: Callable[[], object]) -> None:
     """Run a recipe's `main`: an [`InputError`] becomes one line, `error: …`, on stderr and exit code 2."""
+    keep_freed_memory()
     try:
         main()
     except InputError as e:
