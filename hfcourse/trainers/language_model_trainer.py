@@ -10,6 +10,7 @@ import transformers
 from peft import get_peft_model
 from torch import Tensor
 from transformers import TrainerCallback, TrainingArguments
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hfcourse.collators.rows import column, matrix
 from hfcourse.errors import InputError
@@ -84,6 +85,8 @@ class LanguageModelTrainer(TrainerMixin, transformers.Trainer):
         self._hands_out_logits = False
         if hasattr(data_collator, "set_epoch"):
             self.add_callback(_OtherMasksEachEpoch(data_collator))
+        if self.train_dataset is not None and "position_ids" in next(iter(self.train_dataset)):
+            self._try_isolation()
 
     def logits_and_labels(self, model, inputs) -> tuple[object, Tensor, Tensor]:
         """(the model's outputs, logits, labels): logits (B, T, V) aligned with labels (B, T), or (N, V) of only the N
@@ -128,6 +131,40 @@ class LanguageModelTrainer(TrainerMixin, transformers.Trainer):
         model = self.accelerator.unwrap_model(self.model)
         mask = attention_mask_for(model, document_mask(inputs["position_ids"], causal))
         return {**inputs, "attention_mask": mask}
+
+    @torch.no_grad()
+    def _try_isolation(self) -> None:
+        """Two documents in one row must be what they are alone.
+
+        Raises:
+            InputError: they are not: states are carried on (RWKV), positions counted on (BART), a mask not taken.
+        """
+        if is_deepspeed_zero3_enabled():  # the weights are elsewhere
+            return
+        model, was_training, kind = self.model, self.model.training, type(self.model).__name__
+        lengths = (5, 7)
+        # No padding among them: special tokens come first.
+        ids = (
+            torch.arange(10, 10 + sum(lengths), device=model.device)[None] % model.config.get_text_config().vocab_size
+        )
+        positions = torch.cat([torch.arange(n, device=model.device) for n in lengths])[None]
+        self._hands_out_logits = True
+        model.eval()
+        try:
+            rows = [{"input_ids": x} for x in ids.split(lengths, dim=1)]
+            alone, packed = (
+                torch.cat(
+                    [self.logits_and_labels(model, {**x, "labels": x["input_ids"]})[0].logits for x in inputs], 1
+                )
+                for inputs in (rows, [{"input_ids": ids, "position_ids": positions}])
+            )
+        except (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError) as e:
+            raise InputError(f"isolate_documents: {kind} takes no mask of documents ({e}); leave it out") from e
+        finally:
+            self._hands_out_logits = False
+            model.train(was_training)
+        if (packed - alone).norm() > 0.05 * alone.norm():  # in bfloat16 they are 0.01 apart
+            raise InputError(f"isolate_documents: packed into {kind} they are not what they are alone; leave it out")
 
     def _remember_rows(self, logits: Tensor, labels: Tensor) -> None:
         """Keep each row's summed loss and its tokens, each (B,), without the rows that fill up the last batch."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 from datasets import Dataset, IterableDataset
 from peft import LoraConfig
+from transformers import BloomConfig, BloomForCausalLM, RwkvConfig, RwkvForCausalLM
 
 from hfcourse import CausalLMConfig, CausalLMTrainer
 from hfcourse.errors import InputError
@@ -162,6 +163,28 @@ def test_isolated_documents_cost_what_they_cost_alone(make_model, request, tiny_
     assert trainer.compute_loss(model, dict(batch)).item() == pytest.approx(expected.item(), abs=1e-5)
     leaking = trainer.compute_loss(model, {n: x for n, x in batch.items() if n != "position_ids"})
     assert abs(leaking.item() - expected.item()) > 1e-3
+
+
+SMALL = dict(vocab_size=300, hidden_size=32, num_hidden_layers=1)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (lambda: RwkvForCausalLM(RwkvConfig(**SMALL)), "packed into RwkvForCausalLM they are not what they are alone"),
+        (lambda: BloomForCausalLM(BloomConfig(**SMALL, n_head=4)), "BloomForCausalLM takes no mask of documents"),
+    ],
+)
+def test_models_that_cannot_keep_documents_apart_are_refused(model, words, tiny_tokenizer, tmp_path):
+    """RWKV carries a state on, and would go on from one document to the next without a word."""
+    args = CausalLMConfig(str(tmp_path), block_size=16, isolate_documents=True, disable_tqdm=True)
+    options = dict(train_dataset=Dataset.from_dict({"text": TEXTS}), processing_class=tiny_tokenizer)
+    with pytest.raises(InputError, match=f"isolate_documents: {words}.*; leave it out"):
+        CausalLMTrainer(model(), args, **options)
+    args.isolate_documents = False
+    model = model().train()
+    CausalLMTrainer(model, args, **options)
+    assert model.training
 
 
 def test_a_stream_is_packed_too(tiny_llama, tiny_tokenizer, tmp_path):
