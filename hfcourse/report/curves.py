@@ -30,7 +30,7 @@ PANELS = (
         "ppo",
         "PPO: reward of the reward model",
         "reward",
-        {"reward": "RM(y)", "rlhf_reward": "less β·KL and the penalty of cut answers"},
+        {"reward": "RM(y)", "rlhf_reward": "less β·KL and penalties"},
     ),
     ("ppo", "PPO: distance from the SFT model", "KL, nats an answer", {"kl_sequence": ""}),
     (

@@ -102,8 +102,8 @@ KINDS = {
 }
 TRIED = {"log_probs": 135, "hidden_positions": 40, "rewards": 90}
 NAMES = {
-    "log_probs": "Llama Mistral Mixtral Qwen2 Qwen3 Qwen3Moe Gemma Gemma2 Gemma3 Phi3 Olmo2 Granite Cohere OPT Bloom "
-    "GPTNeoX Falcon SmolLM3 GptOss ModernBertDecoder Bart",
+    "log_probs": "Llama Mistral Mixtral Qwen2 Qwen3 Qwen3Moe Gemma Gemma2 Gemma3Text Phi3 Olmo2 Granite Cohere OPT "
+    "Bloom GPTNeoX Falcon SmolLM3 GptOss ModernBertDecoder Bart",
     "hidden_positions": "Bert Roberta XLMRoberta DistilBert Albert Electra DebertaV2 ModernBert",
     "rewards": "Llama Mistral Qwen2 Qwen3 Gemma2 GPT2 OPT Bert ModernBert",
 }
@@ -126,7 +126,7 @@ def test_every_architecture(kind):
             signal.alarm(0)
             if model is None:
                 continue
-            name = model_class.__name__.rpartition("For")[0].removesuffix("LMHeadModel")
+            name = config_class.__name__.removesuffix("Config")
             if name == "ProphetNet":  # predicts several tokens at each place: an error, not a wrong number
                 continue
             ours, its = compare(model)

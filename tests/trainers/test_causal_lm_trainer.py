@@ -165,7 +165,7 @@ def test_isolated_documents_cost_what_they_cost_alone(make_model, request, tiny_
     assert abs(leaking.item() - expected.item()) > 1e-3
 
 
-SMALL = dict(vocab_size=300, hidden_size=32, num_hidden_layers=1)
+SMALL = dict(vocab_size=300, hidden_size=32, num_hidden_layers=2)
 
 
 @pytest.mark.parametrize(
