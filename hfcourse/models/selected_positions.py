@@ -73,14 +73,15 @@ def head_reads_only(
 def hook_hidden_states(model: PreTrainedModel, change: Callable[[Tensor], Tensor]) -> RemovableHandle:
     """From now on the head gets `change(h)` for the last hidden states h (B, T, d), if the model names its trunk."""
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    trunk = model.base_model.get_decoder()  # OPT's head and BART's pass their base by
+    if trunk is model:
+        return trunk.register_forward_hook(lambda *_: None)
 
-    def hook(module, _inputs, output):
-        if module is model:
-            return None
+    def hook(_module, _inputs, output):
         changed = change(output[0])
         if isinstance(output, tuple):
             return changed, *output[1:]
         output["last_hidden_state"] = changed
         return output
 
-    return model.base_model.get_decoder().register_forward_hook(hook)  # OPT's head and BART's pass their base by
+    return trunk.register_forward_hook(hook)

@@ -197,7 +197,8 @@ class DPOTrainer(TrainerMixin, trl.DPOTrainer):
         if "ref_chosen_logps" in inputs:
             return inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
         if self._reference_cache is None:
-            return self.compute_ref_log_probs(self.ref_model or self.model, inputs)
+            reference = self.model if self.ref_model is None else self.ref_model
+            return self.compute_ref_log_probs(reference, inputs)
         keys = pair_keys(inputs)
         unknown = torch.tensor(not self._reference_cache.known.keys() >= set(keys), device=inputs["input_ids"].device)
         if self.accelerator.gather(unknown).any():  # together, for the reference may be spread over the processes

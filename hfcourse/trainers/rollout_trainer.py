@@ -65,7 +65,7 @@ class RolloutTrainer(TrainerMixin, RolloutMetrics, trl.RLOOTrainer):
         self._has_adapter_reference = hasattr(self.model, "peft_config") and ref_model is None
         self._shares_prefix = self._can_share_prefix(self.model, ref_model)
         if beta and not self._has_adapter_reference and not reload_reference:
-            self.ref_model = self._prepare_reference(ref_model or self._copy_of_policy())
+            self.ref_model = self._prepare_reference(self._copy_of_policy() if ref_model is None else ref_model)
         if self.ref_model is not None:
             add_token_stats_head(self.accelerator.unwrap_model(self.ref_model), args.temperature)
         add_token_stats_head(self.model, args.temperature)
