@@ -1,6 +1,6 @@
 """One optimizer step of the language models' trainers; prints what each learnt as a line of JSON.
 
-As a script: `language_models.py output_dir batch_size`, once a rank.
+As a script: `language_models.py output_dir batch_size [fsdp2]`, once a rank.
 """
 
 import json
@@ -8,6 +8,7 @@ import sys
 
 import torch
 from datasets import Dataset
+from torch.distributed.tensor import DTensor
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -28,6 +29,7 @@ from hfcourse import (
     SpanCorruptionTrainer,
 )
 from hfcourse.tokenization import train_tokenizer
+from tests.distributed.fsdp2 import shard_with_fsdp2
 
 ROWS, RAW_LENGTH = 8, 34
 SHAPE = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, initializer_range=0.2)
@@ -113,9 +115,14 @@ def train(
     return {
         "num_processes": trainer.accelerator.num_processes,
         "eval_loss": eval_loss,
-        "sums": [p.sum().item() for p in trainer.model.parameters()],
+        "sums": [(p.full_tensor() if isinstance(p, DTensor) else p).sum().item() for p in trainer.model.parameters()],
         **{name: value for name, value in logged.items() if name in ("loss", "entropy", "mean_token_accuracy")},
     }
+
+
+def train_decoders(output_dir: str, batch_size: int) -> list[dict]:
+    place = (output_dir, batch_size)
+    return [train(causal, CausalLMTrainer, CausalLMConfig, *place), train(causal, SFTTrainer, SFTConfig, *place)]
 
 
 def train_all(output_dir: str, batch_size: int) -> list[dict]:
@@ -138,6 +145,10 @@ def train_all(output_dir: str, batch_size: int) -> list[dict]:
 
 
 if __name__ == "__main__":
-    for learnt in train_all(sys.argv[1], int(sys.argv[2])):
+    run = train_all
+    if sys.argv[3:] == ["fsdp2"]:
+        shard_with_fsdp2()
+        run = train_decoders
+    for learnt in run(sys.argv[1], int(sys.argv[2])):
         print(json.dumps(learnt))
     torch.distributed.destroy_process_group()

@@ -8,12 +8,11 @@ import sys
 from pathlib import Path
 
 import torch
-from accelerate import DistributedType, FullyShardedDataParallelPlugin, PartialState
-from accelerate.state import AcceleratorState
 from datasets import Dataset
 
 from hfcourse import PPOConfig, PPOTrainer
 from hfcourse.tokenization import train_tokenizer
+from tests.distributed.fsdp2 import shard_with_fsdp2
 from tests.distributed.preferences import model, settings
 
 ROWS, ROLLOUTS = 8, 5
@@ -100,25 +99,6 @@ def runs(folder: str, processes: int) -> dict[str, dict]:
         results["broken"] = learnt(trainer)
         trainer.accelerator.reduce = reduce
     return results
-
-
-def shard_with_fsdp2() -> None:
-    """accelerate turns to FSDP on accelerators alone; this does on a CPU what it does there."""
-    initialise = AcceleratorState.__init__
-
-    def and_shard(self, *args, **kwargs):
-        is_first = not AcceleratorState._shared_state
-        initialise(self, *args, **kwargs)
-        if is_first:
-            self.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
-            self.fsdp_plugin = FullyShardedDataParallelPlugin(
-                fsdp_version=2,
-                auto_wrap_policy="transformer_based_wrap",
-                transformer_cls_names_to_wrap=["LlamaDecoderLayer"],
-                cpu_ram_efficient_loading=False,
-            )
-
-    AcceleratorState.__init__ = and_shard
 
 
 if __name__ == "__main__":

@@ -35,6 +35,19 @@ def test_two_processes_equal_one(ranks, alone):
                     assert value == pytest.approx(expected[name], abs=1e-5), name
 
 
+def test_under_fsdp2_it_is_the_same(alone, tmp_path):
+    """Weights cut over two processes, the head among them: cut and gathered hidden states meet it as one process's."""
+    outputs = run_on_processes(
+        Path(__file__).parent / "language_models.py", str(tmp_path), str(ROWS // 2), "fsdp2", timeout=300
+    )
+    for out in outputs:
+        for line, expected in zip(out.splitlines()[-2:], alone[:2], strict=True):
+            learnt = json.loads(line)
+            assert learnt["num_processes"] == 2
+            assert learnt["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+            torch.testing.assert_close(learnt["sums"], expected["sums"], atol=1e-4, rtol=1e-5)
+
+
 def test_two_processes_that_evaluate_first_learn_together(ranks, alone):
     """transformers' own evaluation leaves the model without DDP: each process would learn from its half alone."""
     for rank in ranks:
