@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import pytest
 import torch
 import trl
+from datasets import Dataset
 from transformers import HfArgumentParser, TrainingArguments
 
-from hfcourse import CausalLMConfig, SFTConfig
+from hfcourse import CausalLMConfig, SFTConfig, SFTTrainer
 from hfcourse.trainers import hardware
 from hfcourse.trainers.hardware import HardwareDefaults
 
@@ -115,6 +116,23 @@ def test_the_token_is_not_pickled(tmp_path):
     assert b"hf_secret" not in (tmp_path / "training_args.bin").read_bytes()
     assert torch.load(tmp_path / "training_args.bin", weights_only=False).output_dir == str(tmp_path)
     assert args.hub_token == "hf_secret"
+
+
+@pytest.mark.parametrize("config_class", [trl.SFTConfig, SFTConfig])
+def test_no_file_of_a_model_holds_the_token(config_class, tiny_llama, tiny_tokenizer, tmp_path):
+    """Also of those who bring TRL's own configuration."""
+    args = config_class(str(tmp_path), hub_token="hf_secret", use_cpu=True, bf16=False, report_to="none", max_steps=1)
+    rows = Dataset.from_dict({"prompt": ["a"], "completion": ["b"]})
+    trainer = SFTTrainer(tiny_llama(0), args, train_dataset=rows, processing_class=tiny_tokenizer)
+    trainer.train()
+    trainer.save_model()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"training_args.bin", "optimizer.pt", "trainer_state.json"}
+    assert not [path for path in files if b"hf_secret" in path.read_bytes()]
+    saved = torch.load(tmp_path / "training_args.bin", weights_only=False)
+    assert (saved.hub_token, saved.max_steps) == (None, 1)
+    torch.save(saved, tmp_path / "again.bin")
+    assert trainer.args.hub_token == "hf_secret"
 
 
 def test_a_checkpointing_flag_warns_of_nothing(tmp_path, recwarn):
