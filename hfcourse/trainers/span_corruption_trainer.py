@@ -14,6 +14,7 @@ from hfcourse.collators import (
 from hfcourse.data.packing import Separators, pack_documents
 from hfcourse.data.text_to_text import mix_tasks, tokenize_tasks
 from hfcourse.errors import InputError
+from hfcourse.models.decoder_inputs import decoder_inputs, require_start_token
 from hfcourse.trainers.language_model_trainer import LanguageModelConfig, LanguageModelTrainer, prepared
 
 OBJECTIVES = ("span_corruption", "prefix_lm", "ul2")
@@ -39,7 +40,7 @@ class SpanCorruptionTrainer(LanguageModelTrainer):
 
         L = -(1/n) Σ_t log p(y_t | y_<t, x)     x: a text with sentinels for spans, y: the spans
 
-    1. The decoder's inputs are the labels shifted to the right by the model itself (which needs
+    1. The decoder reads the labels one place later ([`hfcourse.models.decoder_inputs`]; the model's config needs
        `decoder_start_token_id`); labels are not shifted again. T5's own loss would be multiplied by the accumulation
        steps.
     2. Masks are functions of (seed, epoch, row): the same whatever the batch size, the processes and interruptions.
@@ -75,8 +76,7 @@ class SpanCorruptionTrainer(LanguageModelTrainer):
             raise InputError("processing_class: a tokenizer is needed, for its sentinels")
         if train_dataset is None:
             raise InputError("train_dataset: is required")
-        if model.config.decoder_start_token_id is None:
-            raise InputError("decoder_start_token_id: the model's config has none; T5's is its pad_token_id")
+        require_start_token(model)
         collator = data_collator or span_corruption_collator(processing_class, args)
 
         def pack(dataset):
@@ -97,8 +97,8 @@ class SpanCorruptionTrainer(LanguageModelTrainer):
     def logits_and_labels(self, model, inputs) -> tuple[object, Tensor, Tensor]:
         inputs = dict(inputs)
         labels = inputs.pop("labels")
-        shifted = self.accelerator.unwrap_model(model).prepare_decoder_input_ids_from_labels(labels=labels)
-        outputs = model(**inputs, decoder_input_ids=shifted, use_cache=False)
+        read = decoder_inputs(self.accelerator.unwrap_model(model), labels)
+        outputs = model(**inputs, decoder_input_ids=read, use_cache=False)
         return outputs, outputs.logits, labels
 
 

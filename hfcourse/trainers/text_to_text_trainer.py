@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from hfcourse.errors import InputError
 from hfcourse.logprobs import IGNORE_INDEX
+from hfcourse.models.decoder_inputs import decoder_inputs, require_start_token
 from hfcourse.trainers.checks import check_columns, check_row_lengths
 from hfcourse.trainers.classification_trainer import ClassificationConfig
 from hfcourse.trainers.language_model_trainer import LanguageModelTrainer
@@ -48,8 +49,8 @@ class TextToTextTrainer(LanguageModelTrainer):
         if processing_class is None or processing_class.eos_token_id is None:
             raise InputError("eos_token: the tokenizer has none, so the model cannot learn to stop; set one")
         is_seq2seq = model.config.is_encoder_decoder
-        if is_seq2seq and model.config.decoder_start_token_id is None:
-            raise InputError("decoder_start_token_id: the model's config has none; T5's is its pad_token_id")
+        if is_seq2seq:
+            require_start_token(model)
         named = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
         for name, dataset in named.items():
             if dataset is not None or name == "train_dataset":
@@ -64,8 +65,7 @@ class TextToTextTrainer(LanguageModelTrainer):
         labels = inputs.pop("labels")
         plain = self.accelerator.unwrap_model(model)
         if plain.config.is_encoder_decoder:
-            shifted = plain.prepare_decoder_input_ids_from_labels(labels=labels)
-            outputs = model(**inputs, decoder_input_ids=shifted, use_cache=False)
+            outputs = model(**inputs, decoder_input_ids=decoder_inputs(plain, labels), use_cache=False)
             return outputs, outputs.logits, labels
         next_labels = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
         return self._counted_logits(model, {**inputs, "use_cache": False}, next_labels)

@@ -8,6 +8,8 @@ from transformers import (
     AutoTokenizer,
     BartConfig,
     BartForConditionalGeneration,
+    M2M100Config,
+    M2M100ForConditionalGeneration,
     Trainer,
     TrainingArguments,
 )
@@ -170,16 +172,22 @@ def test_a_share_of_the_rows_are_tasks(tiny_t5, t5_tokenizer, tmp_path):
     assert texts[0].split()[0] == texts[1].split()[0]
 
 
-def test_bart_shifts_its_own_way(t5_tokenizer, tmp_path):
+@pytest.mark.parametrize(
+    ("model_class", "config_class"),
+    [(BartForConditionalGeneration, BartConfig), (M2M100ForConditionalGeneration, M2M100Config)],
+)
+def test_other_encoder_decoders_read_as_they_do(model_class, config_class, t5_tokenizer, tmp_path):
+    """BART shifts the labels itself; M2M100, which is NLLB too, does so within its forward alone."""
     torch.manual_seed(0)
     shape = dict(d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4, decoder_attention_heads=4)
-    config = BartConfig(
+    config = config_class(
         vocab_size=len(t5_tokenizer), encoder_ffn_dim=64, decoder_ffn_dim=64, max_position_embeddings=64, dropout=0.0,
         pad_token_id=0, bos_token_id=1, eos_token_id=1, decoder_start_token_id=1, **shape,
     )  # fmt: skip
-    model = BartForConditionalGeneration(config)
+    model = model_class(config).eval()
     trainer = make(model, t5_tokenizer, tmp_path)
     batch = trainer.data_collator(list(trainer.train_dataset))
+    batch["labels"][:4, 5:] = -100  # read as padding
     assert trainer.compute_loss(model, dict(batch)).item() == pytest.approx(model(**batch).loss.item(), abs=1e-6)
 
 
@@ -207,7 +215,7 @@ def test_what_cannot_be_used_is_one_line(tiny_t5, t5_tokenizer, tmp_path):
     with pytest.raises(InputError, match=r"task_rate=1.0: must lie between"):
         make(tiny_t5(), t5_tokenizer, tmp_path, task_rows=tasks(), task_rate=1.0)
     model = tiny_t5()
-    model.config.decoder_start_token_id = None
+    del model.config.decoder_start_token_id
     with pytest.raises(InputError, match="decoder_start_token_id: the model's config has none"):
         make(model, t5_tokenizer, tmp_path)
     with pytest.raises(InputError, match="a tokenizer is needed"):
