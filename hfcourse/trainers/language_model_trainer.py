@@ -18,6 +18,7 @@ from hfcourse.logprobs import IGNORE_INDEX
 from hfcourse.losses import language_modeling_loss
 from hfcourse.models.document_mask import attention_mask_for, document_mask
 from hfcourse.models.selected_positions import head_reads_only
+from hfcourse.models.shared_prefix import ROUNDING
 from hfcourse.optim import RMSScaledAdamW
 from hfcourse.trainers.checks import check_columns
 from hfcourse.trainers.hardware import HardwareDefaults
@@ -163,7 +164,7 @@ class LanguageModelTrainer(TrainerMixin, transformers.Trainer):
         finally:
             self._hands_out_logits = False
             model.train(was_training)
-        if (packed - alone).norm() > 0.05 * alone.norm():  # in bfloat16 they are 0.01 apart
+        if (packed - alone).norm() > ROUNDING.get(model.dtype, 0.05) * alone.norm():
             raise InputError(f"isolate_documents: packed into {kind} they are not what they are alone; leave it out")
 
     def _remember_rows(self, logits: Tensor, labels: Tensor) -> None:
