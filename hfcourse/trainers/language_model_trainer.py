@@ -86,7 +86,9 @@ class LanguageModelTrainer(TrainerMixin, transformers.Trainer):
         self._hands_out_logits = False
         if hasattr(data_collator, "set_epoch"):
             self.add_callback(_OtherMasksEachEpoch(data_collator))
-        if self.train_dataset is not None and "position_ids" in next(iter(self.train_dataset)):
+        # Not asked of a stream's first row: it may stand behind a shuffle buffer, or come from stdin.
+        columns = getattr(self.train_dataset, "column_names", None) or ()
+        if getattr(args, "isolate_documents", False) or "position_ids" in columns:
             self._try_isolation()
 
     def logits_and_labels(self, model, inputs) -> tuple[object, Tensor, Tensor]:

@@ -177,11 +177,16 @@ SMALL = dict(vocab_size=300, hidden_size=32, num_hidden_layers=2)
 )
 def test_models_that_cannot_keep_documents_apart_are_refused(model, words, tiny_tokenizer, tmp_path):
     """RWKV carries a state on, and would go on from one document to the next without a word."""
-    args = CausalLMConfig(str(tmp_path), block_size=16, isolate_documents=True, disable_tqdm=True)
+    args = CausalLMConfig(str(tmp_path), block_size=16, isolate_documents=True, max_steps=1, disable_tqdm=True)
     options = dict(train_dataset=Dataset.from_dict({"text": TEXTS}), processing_class=tiny_tokenizer)
-    with pytest.raises(InputError, match=f"isolate_documents: {words}.*; leave it out"):
-        CausalLMTrainer(model(), args, **options)
+    packed = Dataset.from_dict({"input_ids": [[5] * 4], "position_ids": [[0, 1, 0, 1]]})
+    stream = options | {"train_dataset": options["train_dataset"].to_iterable_dataset()}
+    for case in (options, stream):
+        with pytest.raises(InputError, match=f"isolate_documents: {words}.*; leave it out"):
+            CausalLMTrainer(model(), args, **case)
     args.isolate_documents = False
+    with pytest.raises(InputError, match=f"isolate_documents: {words}"):
+        CausalLMTrainer(model(), args, train_dataset=packed)
     model = model().train()
     CausalLMTrainer(model, args, **options)
     assert model.training
